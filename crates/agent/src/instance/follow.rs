@@ -1,0 +1,165 @@
+//! What a member does while another leads: clone, rewind, stream.
+
+use super::{
+    member::{Member, START_LIMIT, upstream},
+    postgres::Running,
+    sql::Look,
+};
+use holdfast_core::wire::AgentConfig;
+use holdfast_postgresql::failover::{Data, Server, View};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A standby that cannot stream for so long although somebody leads has parted from it: it is rewound or copied anew.
+const CUT_OFF_LIMIT: Duration = Duration::from_secs(30);
+/// After so many failed rewinds the data is copied anew.
+const REWINDS: u32 = 2;
+
+impl Member {
+    /// One turn as a follower of `holder`.
+    pub(super) async fn follow(
+        &mut self,
+        config: &AgentConfig,
+        view: &View,
+        look: Option<Look>,
+        holder: &str,
+    ) -> anyhow::Result<()> {
+        let host = upstream(config, holder);
+        let record = view.lease.as_ref();
+        let expected = record.map(|r| r.system_identifier.clone()).unwrap_or_default();
+        if view.data == Data::Empty {
+            if expected.is_empty() {
+                return self.tell(config, None, &format!("waiting for {holder} to initialise"), "").await;
+            }
+            return self.copy(config, &host, holder, &expected).await;
+        }
+        match view.server {
+            Server::Down => {
+                if self.postgres.is_standby_data() || !self.rewind(config, &host, holder, &expected).await? {
+                    self.start(config, &host, None, true)?;
+                }
+                self.tell(config, None, &format!("starting to follow {holder}"), "").await
+            }
+            Server::Starting => {
+                if self.memory.starting.is_some_and(|since| since.elapsed() > START_LIMIT * 10) {
+                    self.postgres.stop(Duration::from_secs(10)).await;
+                    self.memory.starting = None;
+                }
+                self.tell(config, None, &format!("starting to follow {holder}"), "").await
+            }
+            Server::Standby { streaming, .. } => {
+                self.configure(config, &host, None)?;
+                let Some(look) = look else { return Ok(()) };
+                self.archiver.know(&look.system_identifier, false);
+                if streaming {
+                    self.memory.cut_off = None;
+                    self.memory.rewinds_failed = 0;
+                    self.postgres.remove_aside()?;
+                    return self.tell(config, Some(&look), "", "").await;
+                }
+                let since = *self.memory.cut_off.get_or_insert_with(Instant::now);
+                if since.elapsed() > CUT_OFF_LIMIT && self.leader_answers(&host).await {
+                    tracing::warn!(
+                        holder,
+                        "cannot stream although the primary answers: the data has parted from it"
+                    );
+                    self.memory.cut_off = None;
+                    self.session = None;
+                    self.postgres.stop(Duration::from_secs(30)).await;
+                    if !self.rewind(config, &host, holder, &expected).await? {
+                        self.start(config, &host, None, true)?;
+                    }
+                    return Ok(());
+                }
+                self.tell(config, Some(&look), &format!("connecting to {holder}"), "").await
+            }
+            // Never reached: the decision fences instead.
+            Server::Primary { .. } => Ok(()),
+        }
+    }
+
+    async fn leader_answers(&self, host: &str) -> bool {
+        let connect = tokio::net::TcpStream::connect((host, holdfast_core::names::PORT_POSTGRESQL));
+        matches!(tokio::time::timeout(Duration::from_secs(2), connect).await, Ok(Ok(_)))
+    }
+
+    /// Runs a long step while the main loop's sign of life goes on.
+    async fn copy(
+        &mut self,
+        config: &AgentConfig,
+        host: &str,
+        holder: &str,
+        expected: &str,
+    ) -> anyhow::Result<()> {
+        self.tell(config, None, &format!("cloning from {holder}"), "").await?;
+        let pod = self.identity.holder.pod.clone();
+        if self.postgres.running() == Running::Yes {
+            self.session = None;
+            self.postgres.stop(Duration::from_secs(30)).await;
+        }
+        self.write_files(config, host, None)?;
+        let began = Instant::now();
+        let shared = self.shared.clone();
+        let leases = self.lease.clone();
+        {
+            let work = self.postgres.clone_from(host, config, &pod, expected);
+            tokio::pin!(work);
+            loop {
+                tokio::select! {
+                    result = &mut work => { result?; break }
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {
+                        shared.beat();
+                        // The primary changed while it was copied from: begin again with the new one.
+                        let now = leases.borrow().record.as_ref().and_then(|r| r.holder.as_ref().map(|h| h.pod.clone()));
+                        anyhow::ensure!(now.as_deref().is_none_or(|n| n == holder), "{holder} no longer leads: the copy is given up");
+                    }
+                }
+            }
+        }
+        tracing::info!(took = ?began.elapsed(), holder, "cloned");
+        self.start(config, host, None, true)?;
+        self.tell(config, None, &format!("starting to follow {holder}"), "").await
+    }
+
+    /// Takes back what parted; when that is impossible, copies anew, with the old data moved aside.
+    /// `true`: it was copied, and the server is started already.
+    async fn rewind(
+        &mut self,
+        config: &AgentConfig,
+        host: &str,
+        holder: &str,
+        expected: &str,
+    ) -> anyhow::Result<bool> {
+        if self.memory.rewinds_failed >= REWINDS {
+            tracing::warn!(
+                holder,
+                "rewinding failed: copying anew, the old data is kept aside until the copy streams"
+            );
+            self.memory.rewinds_failed = 0;
+            self.copy(config, host, holder, expected).await?;
+            return Ok(true);
+        }
+        self.tell(config, None, &format!("rewinding to {holder}"), "").await?;
+        // What only this member has must reach the archive before it is rewound away.
+        self.archiver.know(expected, false);
+        self.archiver.drain(Duration::from_secs(20)).await;
+        self.write_files(config, host, None)?;
+        let pod = self.identity.holder.pod.clone();
+        let shared = self.shared.clone();
+        let result = {
+            let work = self.postgres.rewind(host, &pod);
+            tokio::pin!(work);
+            loop {
+                tokio::select! {
+                    result = &mut work => break result,
+                    () = tokio::time::sleep(Duration::from_secs(1)) => shared.beat(),
+                }
+            }
+        };
+        if let Err(error) = result {
+            self.memory.rewinds_failed += 1;
+            return Err(error);
+        }
+        Ok(false)
+    }
+}

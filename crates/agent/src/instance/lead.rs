@@ -1,0 +1,203 @@
+//! What the holder of the Lease does: be primary, point the Service, keep the synchronous set.
+
+use super::{
+    endpoints,
+    member::{Member, waits_for},
+    roles,
+    sql::Look,
+};
+use crate::state::State;
+use anyhow::Context;
+use holdfast_core::{names, wire::AgentConfig};
+use holdfast_postgresql::failover::{Record, next_synchronous};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often the Service's slice is compared with what it should be.
+const POINT_AGAIN: Duration = Duration::from_secs(30);
+/// A standby that stops streaming for less than this stays in a Preferred set: a short break must not flap the set.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a reload may take to be in force.
+const IN_FORCE_LIMIT: Duration = Duration::from_secs(5);
+/// How long a promotion may take.
+const PROMOTION_LIMIT: Duration = Duration::from_secs(60);
+
+impl Member {
+    /// One turn as the holder.
+    pub(super) async fn lead(&mut self, config: &AgentConfig, look: Option<Look>) -> anyhow::Result<()> {
+        let record = self.keeper.held().context("the Lease was lost")?;
+        let Some(look) = look else {
+            if self.postgres.running() == super::postgres::Running::No {
+                // A standby's data starts as a standby and is promoted, so that its timeline changes by the rules.
+                let standby = self.postgres.is_standby_data();
+                self.start(config, "", Some(&record), standby)?;
+            }
+            return self.tell(config, None, "starting", "").await;
+        };
+        if look.recovering {
+            return self.promote(config, &record).await;
+        }
+        if self.memory.led != Some(record.term) {
+            return self.begin(config, record, look).await;
+        }
+        self.archiver.know(&look.system_identifier, true);
+        if self.memory.pointed.is_none_or(|at| at.elapsed() > POINT_AGAIN) {
+            self.point(config, &record).await?;
+        }
+        let record = self.keep_synchronous(config, record, &look).await?;
+        self.configure(config, "", Some(&record))?;
+        let mut report = self.report(config, Some(&look), "", "");
+        report.synchronous =
+            look.streams_to.iter().filter(|s| record.synchronous.contains(s)).cloned().collect();
+        report.streaming = look.streams_to;
+        self.shared.publish(report);
+        Ok(())
+    }
+
+    async fn promote(&mut self, config: &AgentConfig, record: &Record) -> anyhow::Result<()> {
+        self.tell(config, None, "promoting", "").await?;
+        // Its own synchronous set before it accepts the first commit.
+        self.configure(config, "", Some(record))?;
+        let work = self.postgres.promote(PROMOTION_LIMIT);
+        tokio::pin!(work);
+        let began = Instant::now();
+        loop {
+            tokio::select! {
+                result = &mut work => { result?; break }
+                () = tokio::time::sleep(Duration::from_millis(500)) => {
+                    self.keeper.healthy_for(Duration::from_secs(3));
+                    self.shared.beat();
+                }
+            }
+        }
+        tracing::info!(took = ?began.elapsed(), "promoted");
+        self.memory.hurry = true;
+        self.session = None;
+        Ok(())
+    }
+
+    /// Duties of a new primary, in this order: record what it is, roles, and only then clients.
+    async fn begin(&mut self, config: &AgentConfig, record: Record, look: Look) -> anyhow::Result<()> {
+        self.tell(config, None, "taking up the primary's duties", "").await?;
+        self.archiver.know(&look.system_identifier, true);
+        let actual = Record {
+            timeline: look.timeline,
+            system_identifier: look.system_identifier.clone(),
+            ..record.clone()
+        };
+        if actual != record {
+            self.keeper
+                .update(config, actual.clone())
+                .await
+                .context("recording timeline and system identifier")?;
+        }
+        self.configure(config, "", Some(&actual))?;
+        if let Some(state) = State::load(&self.volume)?
+            && state.unled
+        {
+            // From here on commits are acknowledged: it is no longer a copy that may be led without asking.
+            State { unled: false, ..state }.store(&self.volume)?;
+        }
+        roles::ensure(config).await.context("making sure of roles and databases")?;
+        self.point(config, &actual).await?;
+        self.memory.led = Some(record.term);
+        self.memory.lead_since = Some(Instant::now());
+        self.memory.rewinds_failed = 0;
+        // pg_rewind reads the timeline from the source's control file, which only a checkpoint brings up to date.
+        tokio::spawn(async {
+            if let Ok(session) = crate::sql::local("postgres").await
+                && let Err(error) = session.execute("checkpoint", Duration::from_secs(300)).await
+            {
+                tracing::warn!(error = format!("{error:#}"), "checkpoint after the takeover");
+            }
+        });
+        tracing::info!(term = record.term, timeline = look.timeline, "primary");
+        let report = self.report(config, Some(&look), "", "");
+        self.shared.publish(report);
+        Ok(())
+    }
+
+    async fn point(&mut self, config: &AgentConfig, record: &Record) -> anyhow::Result<()> {
+        endpoints::point_here(
+            &self.client,
+            config,
+            &self.identity.address,
+            &self.identity.holder.pod,
+            record.term,
+        )
+        .await
+        .with_context(|| format!("pointing Service {} here", names::service_rw(&config.database)))?;
+        self.memory.pointed = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Lets the synchronous set follow the standbys. Growing or relaxing is recorded before postgres relies on it;
+    /// a member that is let go leaves postgres first and the Lease afterwards.
+    async fn keep_synchronous(
+        &mut self,
+        config: &AgentConfig,
+        record: Record,
+        look: &Look,
+    ) -> anyhow::Result<Record> {
+        let now = Instant::now();
+        for standby in &look.streams_to {
+            self.memory.streamed.insert(standby.clone(), now);
+        }
+        let lead_since = self.memory.lead_since.unwrap_or(now);
+        let ttl = Duration::from_secs(u64::try_from(config.ttl_seconds).unwrap_or(6));
+        let streaming: Vec<String> = self
+            .memory
+            .streamed
+            .iter()
+            .filter(|(_, at)| at.elapsed() < PATIENCE)
+            .map(|(name, _)| name.clone())
+            // After a takeover the others need a moment to come over; until then the recorded set stands.
+            .chain(record.synchronous.iter().filter(|_| lead_since.elapsed() < ttl * 2).cloned())
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        let wanted: Vec<String> = (0..config.instances)
+            .map(|n| names::pod(&config.database, n))
+            .filter(|p| *p != self.identity.holder.pod)
+            .collect();
+        let mode = config.durability.mode;
+        let Some((set, confirmations)) =
+            next_synchronous(&record, mode, config.durability.standbys, &wanted, &streaming)
+        else {
+            return Ok(record);
+        };
+        let next = Record { synchronous: set, confirmations, ..record.clone() };
+        let grows = next.synchronous.iter().any(|s| !record.synchronous.contains(s));
+        let relaxes = next.confirmations < record.confirmations;
+        if grows || relaxes {
+            self.keeper.update(config, next.clone()).await.context("recording the synchronous set")?;
+            self.configure(config, "", Some(&next))?;
+        } else {
+            self.configure(config, "", Some(&next))?;
+            // Every walsender must have read it, or a commit could still be confirmed by the one that leaves.
+            self.keeper.healthy_for(IN_FORCE_LIMIT * 2);
+            self.wait_until_in_force(&waits_for(&next)).await?;
+            self.keeper.update(config, next.clone()).await.context("recording the synchronous set")?;
+        }
+        tracing::info!(synchronous = ?next.synchronous, confirmations, "synchronous set");
+        Ok(next)
+    }
+
+    async fn wait_until_in_force(&self, setting: &str) -> anyhow::Result<()> {
+        let end = Instant::now() + IN_FORCE_LIMIT;
+        let session = crate::sql::local("postgres").await?;
+        loop {
+            let row = session.row("show synchronous_standby_names").await?;
+            if row.first().cloned().flatten().as_deref() == Some(setting) {
+                // A walsender looks at its configuration at least once in a status interval of a second.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                return Ok(());
+            }
+            anyhow::ensure!(
+                Instant::now() < end,
+                "the server did not take up synchronous_standby_names in time"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}

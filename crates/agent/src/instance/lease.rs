@@ -1,0 +1,337 @@
+//! The Lease `<database>-primary`, as object and as record; and the keeper, which renews it or fences.
+//!
+//! The keeper runs on a thread of its own with a runtime of its own and does no file, volume or log I/O on its way:
+//! a full disk or a busy main loop must not keep it from renewing, nor from fencing.
+
+use super::{clock, fence};
+use holdfast_core::{names, wire::AgentConfig};
+use holdfast_postgresql::failover::Record;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    jiff::Timestamp,
+};
+use kube::{Api, api::PostParams};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+/// Annotation with the whole record, JSON of `failover::Record`.
+pub const ANNOTATION_RECORD: &str = "holdfast.dev/record";
+
+/// The Lease that says this.
+pub fn to_lease(
+    config: &AgentConfig,
+    record: &Record,
+    previous: Option<&Lease>,
+    now: Timestamp,
+) -> Result<Lease, serde_json::Error> {
+    let mut labels = names::labels(&config.database);
+    labels.insert(names::LABEL_DATA_SET.into(), record.data_set.clone());
+    if !record.system_identifier.is_empty() {
+        labels.insert(names::LABEL_SYSTEM_IDENTIFIER.into(), record.system_identifier.clone());
+    }
+    let acquired = previous
+        .and_then(|p| p.spec.as_ref())
+        .filter(|s| s.lease_transitions == i32::try_from(record.term).ok())
+        .and_then(|s| s.acquire_time.clone());
+    Ok(Lease {
+        metadata: ObjectMeta {
+            name: Some(names::lease_primary(&config.database)),
+            namespace: Some(config.namespace.clone()),
+            resource_version: previous.and_then(|p| p.metadata.resource_version.clone()),
+            uid: previous.and_then(|p| p.metadata.uid.clone()),
+            labels: Some(labels),
+            annotations: Some([(ANNOTATION_RECORD.to_string(), serde_json::to_string(record)?)].into()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(LeaseSpec {
+            holder_identity: record.holder.as_ref().map(|h| h.pod.clone()),
+            lease_duration_seconds: Some(config.ttl_seconds),
+            lease_transitions: i32::try_from(record.term).ok(),
+            acquire_time: Some(acquired.unwrap_or(MicroTime(now))),
+            renew_time: Some(MicroTime(now)),
+            ..LeaseSpec::default()
+        }),
+    })
+}
+
+/// What a Lease says. An unreadable record is an error, never an empty one: it must not look like a free Lease.
+pub fn to_record(lease: &Lease) -> anyhow::Result<Record> {
+    let text = lease.metadata.annotations.as_ref().and_then(|a| a.get(ANNOTATION_RECORD));
+    let text = text.ok_or_else(|| anyhow::anyhow!("the Lease carries no annotation {ANNOTATION_RECORD}"))?;
+    Ok(serde_json::from_str(text)?)
+}
+
+/// What the main loop asks of the keeper.
+enum Command {
+    /// Write this record over `previous` (or create it) and from then on renew it.
+    Write {
+        config: Box<AgentConfig>,
+        record: Box<Record>,
+        previous: Option<Box<Lease>>,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// Give it back.
+    Release { reply: oneshot::Sender<Result<(), String>> },
+}
+
+/// State that both threads see.
+#[derive(Default)]
+struct Shared {
+    /// Until when postgres counts as healthy, milliseconds of `clock::now`.
+    healthy_until: AtomicU64,
+    held: Mutex<Option<Record>>,
+    lost: Notify,
+}
+
+/// Handle of the keeper.
+#[derive(Clone)]
+pub struct Keeper {
+    commands: mpsc::Sender<Command>,
+    shared: Arc<Shared>,
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Keeper {
+    /// Starts the keeper's thread.
+    pub fn start() -> anyhow::Result<Self> {
+        let (commands, receiver) = mpsc::channel(8);
+        let shared = Arc::new(Shared::default());
+        let inside = shared.clone();
+        std::thread::Builder::new().name("lease".into()).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            match runtime {
+                Ok(runtime) => runtime.block_on(keep(receiver, inside)),
+                Err(error) => tracing::error!(%error, "the lease thread cannot start"),
+            }
+            // Without a keeper nobody would fence: the container must not go on.
+            fence::kill_everything();
+            std::process::exit(1);
+        })?;
+        Ok(Self { commands, shared })
+    }
+
+    /// Says until when postgres counts as healthy. Without this the Lease is not renewed.
+    pub fn healthy_for(&self, time: Duration) {
+        self.shared.healthy_until.store(millis(clock::now() + time), Ordering::SeqCst);
+    }
+
+    /// The record held, if it is.
+    pub fn held(&self) -> Option<Record> {
+        self.shared.held.lock().ok().and_then(|h| h.clone())
+    }
+
+    /// Waits until the Lease is lost and everything was killed.
+    pub async fn lost(&self) {
+        self.shared.lost.notified().await;
+    }
+
+    async fn ask(
+        &self,
+        command: Command,
+        answer: oneshot::Receiver<Result<(), String>>,
+    ) -> anyhow::Result<()> {
+        self.commands.send(command).await.map_err(|_| anyhow::anyhow!("the lease thread is gone"))?;
+        answer.await.map_err(|_| anyhow::anyhow!("the lease thread is gone"))?.map_err(anyhow::Error::msg)
+    }
+
+    /// Takes the Lease: creates it, or replaces exactly `previous`.
+    pub async fn take(
+        &self,
+        config: &AgentConfig,
+        record: Record,
+        previous: Option<Lease>,
+    ) -> anyhow::Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let write = Command::Write {
+            config: Box::new(config.clone()),
+            record: Box::new(record),
+            previous: previous.map(Box::new),
+            reply,
+        };
+        self.ask(write, answer).await
+    }
+
+    /// Changes what the held Lease says.
+    pub async fn update(&self, config: &AgentConfig, record: Record) -> anyhow::Result<()> {
+        self.take(config, record, None).await
+    }
+
+    /// Gives the Lease back. Only after postgres has stopped.
+    pub async fn release(&self) -> anyhow::Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Release { reply }, answer).await
+    }
+}
+
+/// What the keeper holds.
+struct Holding {
+    config: AgentConfig,
+    record: Record,
+    lease: Lease,
+    /// Until when others believe in it: time before the last successful request, plus the TTL.
+    until: Duration,
+}
+
+impl Holding {
+    fn ttl(&self) -> Duration {
+        Duration::from_secs(u64::try_from(self.config.ttl_seconds).unwrap_or(6))
+    }
+
+    /// Fencing must be complete before `until`; a sixth of the TTL is what it may take.
+    fn fence_at(&self) -> Duration {
+        self.until.saturating_sub(self.ttl() / 6)
+    }
+}
+
+async fn keep(mut commands: mpsc::Receiver<Command>, shared: Arc<Shared>) {
+    let client = loop {
+        match holdfast_runtime::client::connect().await {
+            Ok(client) => break client,
+            Err(error) => {
+                tracing::warn!(%error, "no client for the Lease");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    };
+    let mut holding: Option<Holding> = None;
+    let mut next = Duration::ZERO;
+    loop {
+        let wait = match &holding {
+            Some(h) => next.min(h.fence_at()).saturating_sub(clock::now()),
+            None => Duration::from_secs(3600),
+        };
+        let command = tokio::select! {
+            command = commands.recv() => match command { Some(c) => Some(c), None => return },
+            () = tokio::time::sleep(wait) => None,
+        };
+        match command {
+            Some(Command::Write { config, record, previous, reply }) => {
+                let previous = match &holding {
+                    Some(h) => Some(h.lease.clone()),
+                    None => previous.map(|p| *p),
+                };
+                let result = write(&client, &config, &record, previous.as_ref()).await;
+                let answer = result.as_ref().map(|_| ()).map_err(ToString::to_string);
+                if let Ok((lease, until)) = result {
+                    holding = Some(Holding { config: *config, record: *record, lease, until });
+                    publish(&shared, &holding);
+                    next = clock::now() + holding.as_ref().map_or(Duration::ZERO, |h| h.ttl() / 3);
+                }
+                let _ = reply.send(answer);
+            }
+            Some(Command::Release { reply }) => {
+                let answer = match &holding {
+                    None => Ok(()),
+                    Some(h) => {
+                        let free = Record { holder: None, ..h.record.clone() };
+                        write(&client, &h.config, &free, Some(&h.lease))
+                            .await
+                            .map(|_| ())
+                            .map_err(|e| e.to_string())
+                    }
+                };
+                holding = None;
+                publish(&shared, &holding);
+                let _ = reply.send(answer);
+            }
+            None => {}
+        }
+        let Some(held) = &mut holding else { continue };
+        let now = clock::now();
+        let healthy = shared.healthy_until.load(Ordering::SeqCst) > millis(now);
+        if now >= held.fence_at() {
+            fence::kill_everything();
+            tracing::error!(healthy, "the Lease could not be renewed in time: everything was killed");
+            holding = None;
+            publish(&shared, &holding);
+            shared.lost.notify_one();
+            continue;
+        }
+        if now < next {
+            continue;
+        }
+        next = now + held.ttl() / 3;
+        if !healthy {
+            tracing::warn!("postgres is not healthy: the Lease is not renewed");
+            continue;
+        }
+        match write(&client, &held.config, &held.record, Some(&held.lease)).await {
+            Ok((lease, until)) => {
+                held.lease = lease;
+                held.until = until;
+            }
+            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {
+                // Somebody wrote it. If it still names this member (an edit by hand, an answer that was lost) go on from there.
+                match current(&client, held).await {
+                    Some(lease) => {
+                        held.lease = lease;
+                        next = now;
+                    }
+                    None => next = (now + Duration::from_millis(200)).min(held.fence_at()),
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "renewing the Lease");
+                // Sooner than a whole period: every chance before the fence counts.
+                next = now + held.ttl() / 12;
+            }
+        }
+    }
+}
+
+fn publish(shared: &Shared, holding: &Option<Holding>) {
+    if let Ok(mut held) = shared.held.lock() {
+        *held = holding.as_ref().map(|h| h.record.clone());
+    }
+}
+
+/// Reads the Lease again; `Some` if it still says what this member wrote.
+async fn current(client: &kube::Client, held: &Holding) -> Option<Lease> {
+    let api: Api<Lease> = Api::namespaced(client.clone(), &held.config.namespace);
+    let name = names::lease_primary(&held.config.database);
+    let lease = tokio::time::timeout(held.ttl() / 4, api.get_opt(&name)).await.ok()?.ok()??;
+    let record = to_record(&lease).ok()?;
+    (record.holder == held.record.holder && record.term == held.record.term).then_some(lease)
+}
+
+/// Writes the Lease with its resourceVersion as precondition; returns it and until when it counts.
+async fn write(
+    client: &kube::Client,
+    config: &AgentConfig,
+    record: &Record,
+    previous: Option<&Lease>,
+) -> Result<(Lease, Duration), kube::Error> {
+    let api: Api<Lease> = Api::namespaced(client.clone(), &config.namespace);
+    let ttl = Duration::from_secs(u64::try_from(config.ttl_seconds).unwrap_or(6));
+    let lease = to_lease(config, record, previous, Timestamp::now()).map_err(kube::Error::SerdeError)?;
+    let sent = clock::now();
+    let parameters =
+        PostParams { field_manager: Some(names::managers::AGENT.into()), ..PostParams::default() };
+    let call = async {
+        match previous {
+            Some(_) => api.replace(&names::lease_primary(&config.database), &parameters, &lease).await,
+            None => api.create(&parameters, &lease).await,
+        }
+    };
+    holdfast_runtime::apply::within(ttl / 4, call).await.map(|lease| (lease, sent + ttl))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unreadable_record_is_no_free_lease() {
+        assert!(to_record(&Lease::default()).is_err());
+    }
+}

@@ -1,0 +1,636 @@
+//! The main loop of an instance: observe, decide, act.
+
+use super::{
+    Identity,
+    archiver::Archiver,
+    fence,
+    files::Files,
+    lease::Keeper,
+    peers::{self, Asked, Call},
+    postgres::{Postgres, Running},
+    shared::Shared,
+    sql::{Look, look},
+    watches::SeenLease,
+};
+use crate::{
+    instance::clock,
+    sql::{self, Session},
+    state::State,
+};
+use anyhow::Context;
+use futures::{StreamExt, stream::FuturesUnordered};
+use holdfast_core::{
+    names,
+    report::{InstanceReport, Role},
+    wire::AgentConfig,
+};
+use holdfast_postgresql::{
+    failover::{Action, Data, Record, Server, View, Vote, decide},
+    settings::{self, Instance},
+};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use std::{path::PathBuf, time::Duration};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, timeout},
+};
+
+/// How often the loop turns when nothing wakes it.
+const TICK: Duration = Duration::from_millis(500);
+/// How long a server may take to answer after its start before the Lease is let go.
+pub const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a fast shutdown may take.
+const STOP_LIMIT: Duration = Duration::from_secs(120);
+
+/// Everything that the loop owns.
+pub struct Member {
+    /// This pod.
+    pub identity: Identity,
+    /// Client.
+    pub client: kube::Client,
+    /// Configuration, kept up to date.
+    pub config: watch::Receiver<AgentConfig>,
+    /// The Lease, kept up to date.
+    pub lease: watch::Receiver<SeenLease>,
+    /// Peers' calls for a promise.
+    pub asked: mpsc::Receiver<Asked>,
+    /// The keeper of the Lease.
+    pub keeper: Keeper,
+    /// The server.
+    pub postgres: Postgres,
+    /// The archiver.
+    pub archiver: std::sync::Arc<Archiver>,
+    /// What others see.
+    pub shared: Shared,
+    /// The volume.
+    pub volume: PathBuf,
+    /// Session with the local server.
+    pub session: Option<Session>,
+    /// What is remembered between turns.
+    pub memory: Memory,
+}
+
+/// What the loop remembers. Nothing here is needed after a restart.
+#[derive(Default)]
+pub struct Memory {
+    /// The server was started and has not answered yet, since.
+    pub starting: Option<Instant>,
+    /// Leading duties are done for this term.
+    pub led: Option<u64>,
+    /// When the Service was last checked.
+    pub pointed: Option<Instant>,
+    /// When each standby was last seen streaming.
+    pub streamed: std::collections::BTreeMap<String, Instant>,
+    /// Since when this standby does not stream although somebody leads.
+    pub cut_off: Option<Instant>,
+    /// Rewinds in a row that failed.
+    pub rewinds_failed: u32,
+    /// The highest term promised to a candidate.
+    pub promised: u64,
+    /// The holder's container was seen terminated: its nonce.
+    pub terminated: String,
+    /// When the holder's pod was last looked at.
+    pub looked_at_holder: Option<Instant>,
+    /// Hash of the configuration that the server was given.
+    pub hash: String,
+    /// Version, once known.
+    pub version: String,
+    /// Leading began, for the synchronous set's patience.
+    pub lead_since: Option<Instant>,
+    /// The next turn has something to do at once.
+    pub hurry: bool,
+}
+
+impl Member {
+    /// Lives until cancelled.
+    pub async fn live(&mut self) {
+        loop {
+            self.shared.beat();
+            if let Err(error) = self.turn().await {
+                tracing::warn!(error = format!("{error:#}"), "turn");
+                let mut report = self.shared.report();
+                report.error = format!("{error:#}");
+                report.ready = false;
+                self.shared.publish(report);
+            }
+            let pause = if std::mem::take(&mut self.memory.hurry) { Duration::ZERO } else { TICK };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = self.config.changed() => {}
+                changed = self.lease.changed() => {
+                    // Each renewal by another wakes the loop; no need to hurry for those.
+                    if changed.is_ok() && self.keeper.held().is_none() { tokio::time::sleep(Duration::from_millis(20)).await; }
+                }
+                () = self.keeper.lost() => tracing::error!("the Lease is lost"),
+                call = self.asked.recv() => if let Some(asked) = call { self.promise(asked).await },
+            }
+        }
+    }
+
+    /// One turn.
+    async fn turn(&mut self) -> anyhow::Result<()> {
+        if self.postgres.running() == Running::Died {
+            // Its children may live on and still commit.
+            fence::kill_everything();
+            self.postgres.collect().await;
+            self.session = None;
+        }
+        let config = self.config.borrow().clone();
+        let look = self.look().await;
+        let mut view = self.view(&config, look.as_ref()).await?;
+        let Some(view) = view.as_mut() else {
+            return self.tell(&config, look.as_ref(), "waiting for the first word about the Lease", "").await;
+        };
+        self.keep_health(&config, look.as_ref());
+        let mut action = decide(view);
+        if action == Action::Poll {
+            self.poll(&config, view).await;
+            action = decide(view);
+        }
+        tracing::debug!(?action, "decided");
+        self.act(&config, view, look, action).await
+    }
+
+    /// Asks the server how it is. `None`: it does not run, or does not answer yet.
+    async fn look(&mut self) -> Option<Look> {
+        if self.postgres.running() != Running::Yes {
+            self.session = None;
+            return None;
+        }
+        if self.session.is_none() {
+            self.session = sql::local("postgres").await.ok();
+        }
+        match look(self.session.as_ref()?).await {
+            Ok(look) => {
+                self.memory.starting = None;
+                self.memory.version.clone_from(&look.version);
+                Some(look)
+            }
+            Err(error) => {
+                // Normal for a moment after a start, and loud when it lasts.
+                if self.memory.starting.is_none_or(|since| since.elapsed() > Duration::from_secs(10)) {
+                    tracing::warn!(error = format!("{error:#}"), "the server does not answer as it should");
+                }
+                self.session = None;
+                None
+            }
+        }
+    }
+
+    /// Tells the keeper whether postgres deserves the Lease, by phase: an answer counts for one TTL, a start for its limit.
+    fn keep_health(&self, config: &AgentConfig, look: Option<&Look>) {
+        let ttl = Duration::from_secs(u64::try_from(config.ttl_seconds).unwrap_or(6));
+        if look.is_some() {
+            self.keeper.healthy_for(ttl);
+        } else if self.memory.starting.is_some_and(|since| since.elapsed() < START_LIMIT) {
+            self.keeper.healthy_for(ttl / 2);
+        }
+    }
+
+    async fn view(&mut self, config: &AgentConfig, look: Option<&Look>) -> anyhow::Result<Option<View>> {
+        let seen = self.lease.borrow().clone();
+        if !seen.known {
+            return Ok(None);
+        }
+        if let Some(error) = seen.unreadable {
+            anyhow::bail!(
+                "the Lease {} cannot be read: {error}; delete it only if no instance is primary",
+                names::lease_primary(&config.database)
+            );
+        }
+        let data = match State::load(&self.volume)? {
+            None => Data::Empty,
+            Some(state) => Data::Present {
+                data_set: state.data_set,
+                system_identifier: state.system_identifier,
+                unled: state.unled,
+            },
+        };
+        let server = match (self.postgres.running(), look) {
+            (Running::Yes, Some(look)) => look.server(),
+            (Running::Yes, None) => Server::Starting,
+            _ => Server::Down,
+        };
+        // What this member holds it knows better than any watch.
+        let record = self.keeper.held().or(seen.record);
+        let holder_terminated = self.holder_terminated(config, record.as_ref(), &server).await;
+        Ok(Some(View {
+            me: self.identity.holder.clone(),
+            data_set: config.data_set.clone(),
+            system_identifier: config.system_identifier.clone(),
+            durability: config.durability.mode,
+            standbys: config.durability.standbys,
+            members: (0..config.instances).map(|n| names::pod(&config.database, n)).collect(),
+            data,
+            server,
+            lease: record,
+            unchanged: clock::now().saturating_sub(seen.changed),
+            ttl: Duration::from_secs(u64::try_from(config.ttl_seconds).unwrap_or(6)),
+            holder_terminated,
+            votes: Vec::new(),
+            polled: false,
+        }))
+    }
+
+    /// Whether the holder's very incarnation is known to be over. Asked only when nothing streams from it, once a second.
+    async fn holder_terminated(
+        &mut self,
+        config: &AgentConfig,
+        record: Option<&Record>,
+        server: &Server,
+    ) -> bool {
+        let Some(holder) = record.and_then(|r| r.holder.as_ref()) else { return false };
+        if *holder == self.identity.holder || matches!(server, Server::Standby { streaming: true, .. }) {
+            return false;
+        }
+        if self.memory.terminated == holder.nonce {
+            return true;
+        }
+        if self.memory.looked_at_holder.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
+            return false;
+        }
+        self.memory.looked_at_holder = Some(Instant::now());
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &config.namespace);
+        let Ok(Ok(Some(pod))) = timeout(Duration::from_secs(1), api.get_opt(&holder.pod)).await else {
+            return false;
+        };
+        let statuses = pod.status.and_then(|s| s.container_statuses).unwrap_or_default();
+        let over =
+            statuses.iter().flat_map(|s| [s.state.as_ref(), s.last_state.as_ref()]).flatten().any(|state| {
+                state
+                    .terminated
+                    .as_ref()
+                    .and_then(|t| t.message.as_deref())
+                    .is_some_and(|m| m.trim() == holder.nonce)
+            });
+        if over {
+            tracing::info!(holder = %holder.pod, "its container is terminated");
+            self.memory.terminated.clone_from(&holder.nonce);
+        }
+        over
+    }
+
+    /// Writes the server's files for this role; `true`: they changed.
+    pub fn write_files(
+        &mut self,
+        config: &AgentConfig,
+        upstream: &str,
+        record: Option<&Record>,
+    ) -> anyhow::Result<bool> {
+        let instance = Instance {
+            pod: self.identity.holder.pod.clone(),
+            upstream: upstream.into(),
+            passfile: Files::passfile().display().to_string(),
+            synchronous: record.map(|r| r.synchronous.clone()).unwrap_or_default(),
+            confirmations: record.map_or(0, |r| r.confirmations),
+        };
+        let changed = Files::write(config, &instance)?;
+        self.memory.hash = config.hash();
+        Ok(changed)
+    }
+
+    /// As `write_files`, and the server reads them if it runs.
+    pub fn configure(
+        &mut self,
+        config: &AgentConfig,
+        upstream: &str,
+        record: Option<&Record>,
+    ) -> anyhow::Result<()> {
+        if self.write_files(config, upstream, record)? && self.postgres.running() == Running::Yes {
+            self.postgres.reload();
+        }
+        Ok(())
+    }
+
+    /// Starts the server with files for this role.
+    pub fn start(
+        &mut self,
+        config: &AgentConfig,
+        upstream: &str,
+        record: Option<&Record>,
+        standby: bool,
+    ) -> anyhow::Result<()> {
+        self.write_files(config, upstream, record)?;
+        self.memory.starting = Some(Instant::now());
+        self.keeper.healthy_for(Duration::from_secs(2));
+        self.postgres.start(standby)
+    }
+
+    async fn act(
+        &mut self,
+        config: &AgentConfig,
+        view: &View,
+        look: Option<Look>,
+        action: Action,
+    ) -> anyhow::Result<()> {
+        if !matches!(action, Action::Lead) {
+            self.memory.led = None;
+            self.memory.lead_since = None;
+        }
+        match action {
+            Action::Wait(what) => self.tell(config, look.as_ref(), &what, "").await,
+            Action::Poll => self.tell(config, look.as_ref(), "asking the other instances", "").await,
+            Action::Fence => {
+                fence::kill_everything();
+                self.postgres.collect().await;
+                self.session = None;
+                tracing::error!(
+                    "this server accepted writes without holding the Lease: everything was killed"
+                );
+                Ok(())
+            }
+            Action::Refuse(why) => {
+                self.postgres.stop(STOP_LIMIT).await;
+                self.tell(config, None, "", &why).await
+            }
+            Action::Take(record) => {
+                tracing::info!(term = record.term, timeline = record.timeline, "taking the Lease");
+                let previous = self.lease.borrow().lease.clone();
+                self.keeper.healthy_for(START_LIMIT);
+                self.keeper.take(config, record, previous).await.context("the Lease was not to be had")?;
+                self.memory.hurry = true;
+                Ok(())
+            }
+            Action::Release => self.keeper.release().await,
+            Action::Initialise => {
+                self.adopt_lease(config, view).await?;
+                self.initialise(config).await
+            }
+            Action::Lead => {
+                self.adopt_lease(config, view).await?;
+                self.lead(config, look).await
+            }
+            Action::Follow(holder) => self.follow(config, view, look, &holder).await,
+            Action::StandAlone => {
+                self.start(config, "", None, true)?;
+                self.tell(config, None, "replaying its own WAL", "").await
+            }
+        }
+    }
+
+    /// The Lease names this member, but the keeper does not know: an answer got lost. From here on it is renewed.
+    async fn adopt_lease(&self, config: &AgentConfig, view: &View) -> anyhow::Result<()> {
+        if self.keeper.held().is_some() {
+            return Ok(());
+        }
+        let record = view.lease.clone().context("no Lease to go on with")?;
+        let previous = self.lease.borrow().lease.clone();
+        self.keeper.healthy_for(START_LIMIT);
+        self.keeper.take(config, record, previous).await.context("the Lease was not to be had again")
+    }
+
+    async fn initialise(&mut self, config: &AgentConfig) -> anyhow::Result<()> {
+        self.tell(config, None, "initialising", "").await?;
+        let mut beat = tokio::time::interval(Duration::from_secs(1));
+        {
+            let keeper = self.keeper.clone();
+            let work = self.postgres.initialise(config);
+            tokio::pin!(work);
+            loop {
+                tokio::select! {
+                    result = &mut work => { result?; break }
+                    _ = beat.tick() => keeper.healthy_for(Duration::from_secs(5)),
+                }
+            }
+        }
+        let system_identifier = super::postgres::system_identifier(&self.postgres.data()).await?;
+        let state = State {
+            data_set: config.data_set.clone(),
+            system_identifier,
+            history: config.history.clone(),
+            unled: false,
+        };
+        state.store(&self.volume)?;
+        tracing::info!(system_identifier = %state.system_identifier, "initialised");
+        // Straight on: the next turn would only find the same.
+        let record = self.keeper.held();
+        self.start(config, "", record.as_ref(), false)
+    }
+
+    /// Stops receiving WAL, so that what is reported stays true; returns the position afterwards.
+    async fn detach(&mut self, config: &AgentConfig) -> Option<Look> {
+        self.configure(config, "", None).ok()?;
+        let end = Instant::now() + Duration::from_millis(1200);
+        loop {
+            let look = self.look().await?;
+            if !look.recovering {
+                return Some(look);
+            }
+            let receiving =
+                self.session.as_ref()?.row("select count(*) from pg_stat_wal_receiver").await.ok()?;
+            if receiving.first().cloned().flatten().as_deref() == Some("0") && look.replayed {
+                return Some(look);
+            }
+            if Instant::now() > end {
+                return None;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Calls for votes and puts them into the view, this member's own position included.
+    async fn poll(&mut self, config: &AgentConfig, view: &mut View) {
+        if matches!(view.server, Server::Standby { .. }) {
+            match self.detach(config).await {
+                Some(look) => view.server = look.server(),
+                None => return,
+            }
+        }
+        let call = Call {
+            term: view.lease.as_ref().map_or(0, |r| r.term) + 1,
+            candidate: self.identity.holder.pod.clone(),
+            data_set: config.data_set.clone(),
+        };
+        self.memory.promised = self.memory.promised.max(call.term);
+        let mut peers: Vec<String> = view.members.clone();
+        if let Some(record) = &view.lease {
+            // Members that the spec no longer wants may still hold the newest commits.
+            peers.extend(record.synchronous.iter().cloned());
+            peers.push(record.last_holder.clone());
+        }
+        peers.sort();
+        peers.dedup();
+        peers.retain(|p| !p.is_empty() && *p != self.identity.holder.pod);
+        let last_holder = view.lease.as_ref().map(|r| r.last_holder.clone()).unwrap_or_default();
+        let mut asks: FuturesUnordered<_> = peers
+            .iter()
+            .map(|pod| {
+                let call = &call;
+                async move { (pod.clone(), peers::ask(&config.database, &config.namespace, pod, call).await) }
+            })
+            .collect();
+        let mut silent: std::collections::BTreeSet<String> = peers.iter().cloned().collect();
+        // Others may be asking this member at the same time: they are answered, or both would wait for each other.
+        while !silent.is_empty() {
+            // The lost primary will hardly answer: once all others have, it gets only a moment.
+            let only_the_lost = silent.iter().all(|p| *p == last_holder);
+            let patience = if only_the_lost { Duration::from_millis(150) } else { Duration::from_secs(3) };
+            tokio::select! {
+                answer = asks.next() => match answer {
+                    Some((pod, answer)) => {
+                        silent.remove(&pod);
+                        match answer {
+                            Ok(vote) => view.votes.push(vote),
+                            Err(error) => tracing::info!(%pod, error = format!("{error:#}"), "no promise"),
+                        }
+                    }
+                    None => break,
+                },
+                asked = self.asked.recv() => if let Some(asked) = asked {
+                    let vote = self.vote_of(config, view, &asked.call);
+                    let _ = asked.reply.send(vote);
+                },
+                () = tokio::time::sleep(patience) => break,
+            }
+        }
+        view.polled = true;
+        tracing::info!(term = call.term, votes = ?view.votes, "polled");
+    }
+
+    /// The promise that follows from a view whose server receives nothing any more.
+    fn vote_of(&self, config: &AgentConfig, view: &View, call: &Call) -> Vote {
+        let (data_set, system_identifier) = match &view.data {
+            Data::Present { data_set, system_identifier, .. } => {
+                (data_set.clone(), system_identifier.clone())
+            }
+            Data::Empty => Default::default(),
+        };
+        let (timeline, flushed) = match view.server {
+            Server::Standby { timeline, flushed, .. } => (timeline, flushed),
+            _ => Default::default(),
+        };
+        Vote {
+            pod: self.identity.holder.pod.clone(),
+            term: call.term,
+            data_set,
+            system_identifier,
+            timeline: if call.data_set == config.data_set { timeline } else { 0 },
+            flushed,
+            leads: self.keeper.held().is_some(),
+        }
+    }
+
+    /// Answers a peer's call. A member that still hears from the holder, or sees its Lease alive, promises nothing.
+    async fn promise(&mut self, asked: Asked) {
+        let config = self.config.borrow().clone();
+        let look = self.look().await;
+        let Ok(Some(mut view)) = self.view(&config, look.as_ref()).await else { return };
+        let alive = view.lease.as_ref().is_some_and(|r| {
+            r.data_set == config.data_set
+                && r.holder.is_some()
+                && view.unchanged < view.ttl
+                && !view.holder_terminated
+        });
+        let hears = matches!(view.server, Server::Standby { streaming: true, .. });
+        let stale = asked.call.term < self.memory.promised;
+        if self.keeper.held().is_none() && !(alive && hears) && !stale {
+            self.memory.promised = asked.call.term;
+            if matches!(view.server, Server::Standby { .. }) {
+                match self.detach(&config).await {
+                    Some(look) => view.server = look.server(),
+                    None => view.server = Server::Starting,
+                }
+            }
+        } else {
+            view.server = Server::Starting;
+        }
+        let vote = self.vote_of(&config, &view, &asked.call);
+        let _ = asked.reply.send(vote);
+    }
+
+    /// Publishes what this member does.
+    pub async fn tell(
+        &mut self,
+        config: &AgentConfig,
+        look: Option<&Look>,
+        doing: &str,
+        error: &str,
+    ) -> anyhow::Result<()> {
+        let report = self.report(config, look, doing, error);
+        self.shared.publish(report);
+        Ok(())
+    }
+
+    /// The report of this turn.
+    pub fn report(
+        &self,
+        config: &AgentConfig,
+        look: Option<&Look>,
+        doing: &str,
+        error: &str,
+    ) -> InstanceReport {
+        let state = State::load(&self.volume).ok().flatten().unwrap_or_default();
+        let mut report = InstanceReport {
+            doing: doing.into(),
+            error: error.into(),
+            server_version: self.memory.version.clone(),
+            system_identifier: state.system_identifier,
+            data_set: state.data_set,
+            history: config.history.clone(),
+            config_hash: self.memory.hash.clone(),
+            archive: self.archiver.report(),
+            ..InstanceReport::default()
+        };
+        if let Some(look) = look {
+            report.timeline = look.timeline;
+            report.lsn = look.flushed.to_string();
+            report.lag_bytes = look.lag_bytes;
+            report.pending_restart = look.pending_restart;
+            report.role = if look.recovering { Role::Replica } else { Role::Primary };
+            let lag_limit = f64::from(config.max_replica_lag_seconds);
+            report.ready = doing.is_empty()
+                && error.is_empty()
+                && (!look.recovering || (look.streaming && look.lag_seconds <= lag_limit));
+        }
+        report
+    }
+
+    /// The end of the container: withdraw, stop, archive the tail, give the Lease back, in this order.
+    pub async fn end(&mut self) {
+        let config = self.config.borrow().clone();
+        let led = self.keeper.held().is_some();
+        let mut report = self.shared.report();
+        report.ready = false;
+        report.doing = "stopping".into();
+        self.shared.publish(report);
+        self.archiver.close();
+        if led {
+            // Bounded and best effort: the next primary overwrites it in any case.
+            let withdraw = super::endpoints::withdraw(&self.client, &config, &self.identity.address);
+            if let Ok(Err(error)) = timeout(Duration::from_secs(2), withdraw).await {
+                tracing::warn!(%error, "withdrawing from the Service");
+            }
+        }
+        self.session = None;
+        let keeper = self.keeper.clone();
+        let shared = self.shared.clone();
+        let alive = tokio::spawn(async move {
+            loop {
+                keeper.healthy_for(Duration::from_secs(3));
+                shared.beat();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let clean = self.postgres.stop(STOP_LIMIT).await;
+        fence::kill_everything();
+        if led {
+            if let Err(error) = self.keeper.release().await {
+                tracing::warn!(error = format!("{error:#}"), "releasing the Lease: others wait for its TTL");
+            }
+        }
+        let tail = self.archiver.drain(Duration::from_secs(60)).await;
+        alive.abort();
+        tracing::info!(clean, tail, "ended");
+    }
+}
+
+/// Connection settings towards the pod that leads.
+pub fn upstream(config: &AgentConfig, pod: &str) -> String {
+    names::pod_host(&config.database, &config.namespace, pod)
+}
+
+/// Whether `settings` would make a server wait for these members.
+pub fn waits_for(record: &Record) -> String {
+    settings::synchronous_standby_names(&record.synchronous, record.confirmations)
+}

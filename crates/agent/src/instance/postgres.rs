@@ -1,0 +1,338 @@
+//! The server as a process: make, start, promote, stop, clone, rewind. Bounded waits everywhere.
+
+use super::files::Files;
+use crate::state::{State, data_directory, sync_folder};
+use anyhow::{Context, bail};
+use holdfast_core::wire::AgentConfig;
+use holdfast_postgresql::settings;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, timeout},
+};
+
+/// Processes that tokio waits for itself; the reaper leaves them alone.
+pub type Children = Arc<Mutex<std::collections::HashSet<i32>>>;
+
+/// The server of this pod.
+pub struct Postgres {
+    volume: PathBuf,
+    children: Children,
+    server: Option<(Child, i32)>,
+}
+
+/// How the server was found when asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Running {
+    /// It runs.
+    Yes,
+    /// It never ran, or was stopped on purpose.
+    No,
+    /// It ended by itself.
+    Died,
+}
+
+impl Postgres {
+    /// The server that keeps its data on this volume.
+    pub fn new(volume: &Path, children: Children) -> Self {
+        Self { volume: volume.to_path_buf(), children, server: None }
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        data_directory(&self.volume)
+    }
+
+    /// Whether the data directory is that of a standby.
+    pub fn is_standby_data(&self) -> bool {
+        self.data().join("standby.signal").exists()
+    }
+
+    /// Whether the process runs.
+    pub fn running(&mut self) -> Running {
+        let Some((child, _)) = &mut self.server else { return Running::No };
+        match child.try_wait() {
+            Ok(None) => Running::Yes,
+            Ok(Some(status)) => {
+                tracing::error!(%status, "postgres ended by itself");
+                self.forget();
+                Running::Died
+            }
+            Err(error) => {
+                tracing::error!(%error, "postgres cannot be waited for");
+                self.forget();
+                Running::Died
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        if let Some((_, pid)) = self.server.take()
+            && let Ok(mut all) = self.children.lock()
+        {
+            all.remove(&pid);
+        }
+    }
+
+    fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
+        // The lock is held across the spawn: the reaper must not meet a child that is not in the list yet.
+        let mut all = self.children.lock().map_err(|_| anyhow::anyhow!("list of children poisoned"))?;
+        let child =
+            command.spawn().with_context(|| format!("starting {:?}", command.as_std().get_program()))?;
+        if let Some(pid) = child.id() {
+            all.insert(i32::try_from(pid)?);
+        }
+        Ok(child)
+    }
+
+    /// Runs a program to its end and returns what it wrote to stderr when it fails.
+    async fn program(&self, command: &mut Command, limit: Duration) -> anyhow::Result<()> {
+        let name = command.as_std().get_program().to_string_lossy().into_owned();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let child = self.spawn(command)?;
+        let pid = child.id().map(|p| i32::try_from(p).unwrap_or(0));
+        let result = timeout(limit, child.wait_with_output()).await;
+        if let (Some(pid), Ok(mut all)) = (pid, self.children.lock()) {
+            all.remove(&pid);
+        }
+        let output = result.with_context(|| format!("{name} took longer than {limit:?}"))??;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            let tail: String = text
+                .lines()
+                .rev()
+                .take(6)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .rev()
+                .collect::<Vec<_>>()
+                .join("; ");
+            bail!("{name} failed ({}): {tail}", output.status);
+        }
+        Ok(())
+    }
+
+    /// Makes the data directory. Called only by the holder of the Lease, and only when no data exists anywhere.
+    pub async fn initialise(&self, config: &AgentConfig) -> anyhow::Result<()> {
+        // A directory without a state file is a try that did not end: nothing was ever acknowledged on it.
+        let target = self.data();
+        let fresh = self.volume.join("pgdata.new");
+        for leftover in [&target, &fresh] {
+            remove_tree(leftover)?;
+        }
+        self.program(
+            Command::new("initdb")
+                .arg("-D")
+                .arg(&fresh)
+                .args(["-U", "postgres", "--data-checksums", "--auth=reject", "--no-instructions"])
+                .arg(format!("--encoding={}", config.encoding))
+                .arg(format!("--locale={}", config.locale))
+                .arg(format!("--wal-segsize={}", config.wal_segment_size_mb)),
+            Duration::from_secs(120),
+        )
+        .await?;
+        fs::rename(&fresh, &target)?;
+        sync_folder(&self.volume)
+    }
+
+    /// Starts the server; as a standby when `standby`.
+    pub fn start(&mut self, standby: bool) -> anyhow::Result<()> {
+        let data = self.data();
+        let signal = data.join("standby.signal");
+        if standby {
+            fs::write(&signal, "")?;
+        } else {
+            remove_file(&signal)?;
+        }
+        remove_file(&data.join("recovery.signal"))?;
+        // It would override postgresql.conf, for good or ill without anybody seeing it.
+        fs::write(
+            data.join("postgresql.auto.conf"),
+            "# Holdfast keeps this file empty: use spec.postgresql.parameters.\n",
+        )?;
+        // Left by a killed container: the process ids in it belong to a PID namespace that is gone.
+        remove_file(&data.join("postmaster.pid"))?;
+        let child = self.spawn(
+            Command::new("postgres")
+                .arg("-D")
+                .arg(&data)
+                .arg(format!("--config-file={}", Files::configuration().display()))
+                .stdin(Stdio::null()),
+        )?;
+        let pid = child.id().and_then(|p| i32::try_from(p).ok()).context("postgres ended at once")?;
+        tracing::info!(standby, pid, "postgres started");
+        self.server = Some((child, pid));
+        Ok(())
+    }
+
+    /// Reads the configuration again.
+    pub fn reload(&self) {
+        self.signal(Signal::SIGHUP);
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some((_, pid)) = self.server.as_ref()
+            && let Err(error) = kill(Pid::from_raw(*pid), signal)
+        {
+            tracing::warn!(%error, ?signal, "signal did not reach postgres");
+        }
+    }
+
+    /// Stops the server: fast, and when that takes too long, at once. `true`: it ended well.
+    pub async fn stop(&mut self, limit: Duration) -> bool {
+        self.signal(Signal::SIGINT);
+        let Some((child, _)) = &mut self.server else { return true };
+        let clean = match timeout(limit, child.wait()).await {
+            Ok(Ok(status)) => status.success(),
+            _ => {
+                tracing::warn!("fast shutdown took longer than {limit:?}: ending it at once");
+                super::fence::kill_everything();
+                let _ = timeout(Duration::from_secs(10), child.wait()).await;
+                false
+            }
+        };
+        self.forget();
+        clean
+    }
+
+    /// After everything was killed: waits until the server's process is collected.
+    pub async fn collect(&mut self) {
+        if let Some((child, _)) = &mut self.server {
+            let _ = timeout(Duration::from_secs(10), child.wait()).await;
+        }
+        self.forget();
+    }
+
+    /// Copies the data from an instance that runs. The old data is moved aside, not removed.
+    pub async fn clone_from(
+        &self,
+        host: &str,
+        config: &AgentConfig,
+        pod: &str,
+        expected: &str,
+    ) -> anyhow::Result<String> {
+        let fresh = self.volume.join("pgdata.new");
+        remove_tree(&fresh)?;
+        self.program(
+            Command::new("pg_basebackup")
+                .arg("-D")
+                .arg(&fresh)
+                .args(["-X", "stream", "-c", "fast", "--no-password"])
+                .arg("-d")
+                .arg(settings::conninfo(
+                    host,
+                    &format!("{pod}-basebackup"),
+                    &Files::passfile().display().to_string(),
+                )),
+            Duration::from_secs(24 * 3600),
+        )
+        .await?;
+        let identifier = system_identifier(&fresh).await?;
+        if !expected.is_empty() && identifier != expected {
+            remove_tree(&fresh)?;
+            bail!("{host} has system identifier {identifier}, the database has {expected}: not copied");
+        }
+        let target = self.data();
+        if target.exists() {
+            let aside = self.volume.join("pgdata.aside");
+            remove_tree(&aside)?;
+            State::remove(&self.volume)?;
+            fs::rename(&target, &aside)?;
+        }
+        fs::write(fresh.join("standby.signal"), "")?;
+        fs::rename(&fresh, &target)?;
+        sync_folder(&self.volume)?;
+        State {
+            data_set: config.data_set.clone(),
+            system_identifier: identifier.clone(),
+            history: config.history.clone(),
+            unled: false,
+        }
+        .store(&self.volume)?;
+        Ok(identifier)
+    }
+
+    /// Removes what `clone_from` moved aside, once the clone has proved itself.
+    pub fn remove_aside(&self) -> anyhow::Result<()> {
+        remove_tree(&self.volume.join("pgdata.aside"))
+    }
+
+    /// Takes back what this former primary wrote and nobody else has, so that it can follow.
+    pub async fn rewind(&self, host: &str, pod: &str) -> anyhow::Result<()> {
+        remove_file(&self.data().join("postmaster.pid"))?;
+        self.program(
+            Command::new("pg_rewind")
+                .arg("-D")
+                .arg(self.data())
+                .arg(format!("--config-file={}", Files::configuration().display()))
+                .arg("--source-server")
+                .arg(settings::conninfo(
+                    host,
+                    &format!("{pod}-rewind"),
+                    &Files::passfile().display().to_string(),
+                )),
+            Duration::from_secs(3600),
+        )
+        .await
+    }
+
+    /// Promotes the standby and waits until it accepts writes.
+    pub async fn promote(&self, limit: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + limit;
+        let session = crate::sql::local("postgres").await?;
+        session.row("select pg_promote(false)").await?;
+        loop {
+            if let Ok(row) = session.row("select pg_is_in_recovery()").await
+                && row.first().cloned().flatten().as_deref() == Some("f")
+            {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("promotion took longer than {limit:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// PostgreSQL's system identifier of a data directory.
+pub async fn system_identifier(data: &Path) -> anyhow::Result<String> {
+    let output = Command::new("pg_controldata")
+        .arg("-D")
+        .arg(data)
+        .env("LC_ALL", "C")
+        .output()
+        .await
+        .context("pg_controldata")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find_map(|l| l.strip_prefix("Database system identifier:"));
+    Ok(line.context("pg_controldata names no system identifier")?.trim().to_string())
+}
+
+fn remove_file(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_tree(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

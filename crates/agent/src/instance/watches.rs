@@ -1,0 +1,121 @@
+//! What the agent watches by API: its configuration and the Lease. Both may be stale while the API is away; nothing is
+//! written on their word alone, for every write has a precondition.
+
+use super::{clock, lease};
+use futures::StreamExt;
+use holdfast_core::{names, wire::AgentConfig};
+use holdfast_postgresql::failover::Record;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::ConfigMap};
+use kube::{
+    Api,
+    runtime::{WatchStreamExt, watcher},
+};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// The Lease as last seen.
+#[derive(Clone, Debug, Default)]
+pub struct SeenLease {
+    /// It was looked for at least once.
+    pub known: bool,
+    /// The object; none: it does not exist.
+    pub lease: Option<Lease>,
+    /// What it says.
+    pub record: Option<Record>,
+    /// Its record cannot be read.
+    pub unreadable: Option<String>,
+    /// When it last changed, by this machine's clock.
+    pub changed: Duration,
+}
+
+impl SeenLease {
+    fn of(lease: Option<Lease>) -> Self {
+        let (record, unreadable) = match lease.as_ref().map(lease::to_record) {
+            None => (None, None),
+            Some(Ok(record)) => (Some(record), None),
+            Some(Err(error)) => (None, Some(format!("{error:#}"))),
+        };
+        Self { known: true, lease, record, unreadable, changed: clock::now() }
+    }
+
+    fn version(&self) -> Option<(&str, &str)> {
+        let meta = &self.lease.as_ref()?.metadata;
+        Some((meta.uid.as_deref()?, meta.resource_version.as_deref()?))
+    }
+}
+
+fn only(name: &str) -> watcher::Config {
+    watcher::Config::default().fields(&format!("metadata.name={name}")).timeout(60)
+}
+
+/// Watches until the process ends.
+pub async fn run(
+    client: kube::Client,
+    config: AgentConfig,
+    configs: watch::Sender<AgentConfig>,
+    leases: watch::Sender<SeenLease>,
+) {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &config.namespace);
+    let maps = watcher(maps, only(&names::config_map(&config.database)))
+        .default_backoff()
+        .applied_objects()
+        .for_each(|map| {
+            match map {
+                Ok(map) => {
+                    let text = map.data.as_ref().and_then(|d| d.get("agent.json"));
+                    match text.map(|t| serde_json::from_str::<AgentConfig>(t)) {
+                        Some(Ok(new)) => {
+                            configs.send_if_modified(|old| {
+                                let changed = *old != new;
+                                *old = new;
+                                changed
+                            });
+                        }
+                        Some(Err(error)) => {
+                            tracing::error!(%error, "the configuration cannot be read: the last one stays")
+                        }
+                        None => tracing::error!("the ConfigMap has no agent.json: the last one stays"),
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "watching the configuration"),
+            }
+            std::future::ready(())
+        });
+    let all: Api<Lease> = Api::namespaced(client, &config.namespace);
+    // During a relist the Lease counts as gone only if the new list does not name it.
+    let mut listed: Option<Lease> = None;
+    let leases = watcher(all, only(&names::lease_primary(&config.database))).default_backoff().for_each(
+        move |event| {
+            let seen = match event {
+                Ok(watcher::Event::Apply(lease)) => Some(Some(lease)),
+                Ok(watcher::Event::Delete(_)) => Some(None),
+                Ok(watcher::Event::Init) => {
+                    listed = None;
+                    None
+                }
+                Ok(watcher::Event::InitApply(lease)) => {
+                    listed = Some(lease);
+                    None
+                }
+                Ok(watcher::Event::InitDone) => Some(listed.take()),
+                Err(error) => {
+                    tracing::warn!(%error, "watching the Lease");
+                    None
+                }
+            };
+            if let Some(lease) = seen {
+                let new = SeenLease::of(lease);
+                // The same version seen again is no sign of life.
+                leases.send_if_modified(|old| {
+                    let changed = !old.known || old.version() != new.version();
+                    if changed {
+                        *old = new;
+                    }
+                    changed
+                });
+            }
+            std::future::ready(())
+        },
+    );
+    tokio::join!(maps, leases);
+}

@@ -1,0 +1,158 @@
+//! One watch a kind, shared by all controllers of the process. Touches the API by list and watch only.
+//!
+//! Controllers read their neighbours from here, so that a reconcile with nothing to do asks the API server for nothing.
+//! A cache may be stale: whoever is about to write reads again from the API first.
+
+use futures::{StreamExt, channel::mpsc, future::ready};
+use holdfast_core::{Backup, BackupSchedule, BackupStore, Database};
+use holdfast_runtime::operator::{Process, watching};
+use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
+use kube::{
+    Api, Resource, ResourceExt,
+    runtime::{
+        WatchStreamExt,
+        reflector::{self, ObjectRef, Store},
+        watcher::{self, Event},
+    },
+};
+use serde::de::DeserializeOwned;
+use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
+
+/// How long to wait for kinds of other operators before working without them.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is known of the cluster.
+#[derive(Clone)]
+pub struct Caches {
+    /// BackupStores.
+    pub stores: Store<BackupStore>,
+    /// Backups.
+    pub backups: Store<Backup>,
+    /// BackupSchedules.
+    pub schedules: Store<BackupSchedule>,
+    /// Databases; empty as long as that kind is not installed.
+    pub databases: Store<Database>,
+    /// Workers' Jobs.
+    pub jobs: Store<Job>,
+    /// Operation Leases.
+    pub leases: Store<Lease>,
+}
+
+impl Caches {
+    /// Waits until the own kinds, Jobs and Leases are known, and for a while for Databases, which are another operator's.
+    pub async fn ready(&self) {
+        // An error means that the writer is gone, which is the end of the process.
+        let _ = self.stores.wait_until_ready().await;
+        let _ = self.backups.wait_until_ready().await;
+        let _ = self.schedules.wait_until_ready().await;
+        let _ = self.jobs.wait_until_ready().await;
+        let _ = self.leases.wait_until_ready().await;
+        if tokio::time::timeout(PATIENCE, self.databases.wait_until_ready()).await.is_err() {
+            tracing::warn!(
+                "Databases cannot be watched; without the CRD databases.holdfast.dev no Backup can be taken. Stores, \
+                 schedules and retention work"
+            );
+        }
+    }
+}
+
+/// Where a controller hears of changed objects.
+pub type Changes<K> = mpsc::UnboundedReceiver<Result<K, watcher::Error>>;
+
+/// A watch in the making: whoever wants to hear of changes subscribes before it starts.
+pub struct Feed<K: Resource<DynamicType = ()> + Clone + 'static> {
+    api: Api<K>,
+    config: watcher::Config,
+    listeners: Vec<mpsc::UnboundedSender<Result<K, watcher::Error>>>,
+}
+
+impl<K> Feed<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    /// A feed of the objects that this label selector names; empty: all.
+    pub fn new(api: Api<K>, labels: &str) -> Self {
+        let config = if labels.is_empty() { watching() } else { watching().labels(labels) };
+        Self { api, config, listeners: Vec::new() }
+    }
+
+    /// Every object that appears, changes or goes from now on. The cache has it already when the news comes.
+    pub fn subscribe(&mut self) -> Changes<K> {
+        let (sender, receiver) = mpsc::unbounded();
+        self.listeners.push(sender);
+        receiver
+    }
+
+    /// Begins to watch, as long as the process lives.
+    pub fn start(self, process: &Process, name: &'static str) -> Store<K> {
+        let Self { api, config, listeners } = self;
+        let (store, writer) = reflector::store::<K>();
+        let (metrics, known) = (Arc::clone(&process.metrics), store.clone());
+        metrics.introduce(name);
+        // While a list is read in, its objects are held back: a reconcile now would still see the old cache.
+        let mut listed: Vec<K> = Vec::new();
+        let events = watcher::watcher(api, config)
+            .default_backoff()
+            .modify(|object| object.managed_fields_mut().clear())
+            .reflect(writer);
+        let mut before: Vec<Arc<K>> = Vec::new();
+        let pump = async move {
+            events
+                .for_each(|event| {
+                    let tell = |object: &K| {
+                        for listener in &listeners {
+                            // A listener that is gone belongs to a controller that has ended.
+                            let _ = listener.unbounded_send(Ok(object.clone()));
+                        }
+                    };
+                    match event {
+                        Ok(Event::Init) => {
+                            listed.clear();
+                            before = known.state();
+                        }
+                        Ok(Event::InitApply(object)) => listed.push(object),
+                        Ok(Event::InitDone) => {
+                            let present: HashSet<_> = listed.iter().filter_map(ResourceExt::uid).collect();
+                            listed.iter().for_each(tell);
+                            // Those that went while nobody watched are news, too.
+                            before
+                                .iter()
+                                .filter(|o| o.uid().is_none_or(|uid| !present.contains(&uid)))
+                                .for_each(|o| tell(o));
+                            listed.clear();
+                            before.clear();
+                        }
+                        Ok(Event::Apply(object) | Event::Delete(object)) => tell(&object),
+                        Err(error) => {
+                            metrics.watch_failed(name);
+                            tracing::warn!(
+                                watch = name,
+                                error = %error,
+                                "a watch failed and is begun again; if it says Forbidden, apply the operator's deploy folder"
+                            );
+                        }
+                    }
+                    ready(())
+                })
+                .await;
+        };
+        process.background(name, pump);
+        store
+    }
+}
+
+/// An object by namespace and name.
+pub fn get<K>(store: &Store<K>, namespace: &str, name: &str) -> Option<Arc<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    store.get(&ObjectRef::new(name).within(namespace))
+}
+
+/// The objects of a namespace that fit.
+pub fn filter<K>(store: &Store<K>, namespace: &str, fits: impl Fn(&K) -> bool) -> Vec<Arc<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    store.state_filter(|o| o.meta().namespace.as_deref() == Some(namespace) && fits(o))
+}

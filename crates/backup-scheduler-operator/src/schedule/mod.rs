@@ -1,0 +1,55 @@
+//! BackupSchedule: makes Backups at its slots, says when they are overdue, and has old ones removed.
+
+pub mod apply;
+pub mod observe;
+pub mod plan;
+pub mod retention;
+pub mod slots;
+pub mod status;
+
+#[cfg(test)]
+mod tests;
+
+use crate::context::Context;
+use holdfast_core::BackupSchedule;
+use kube::runtime::controller::Action;
+use std::sync::Arc;
+
+/// Why a reconcile of a BackupSchedule failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something could not be read.
+    #[error(transparent)]
+    Observe(#[from] observe::Error),
+    /// Something could not be written.
+    #[error(transparent)]
+    Apply(#[from] apply::Error),
+    /// The status could not be written.
+    #[error(transparent)]
+    Status(#[from] status::Error),
+}
+
+/// Brings one BackupSchedule a step further. Asks the API server for nothing while there is nothing to do.
+pub async fn reconcile(schedule: Arc<BackupSchedule>, ctx: Arc<Context>) -> Result<Action, Error> {
+    let now = (ctx.now)();
+    if schedule.metadata.deletion_timestamp.is_some() {
+        apply::let_go(&ctx, &schedule, now).await?;
+        return Ok(Action::await_change());
+    }
+    let cached = observe::cached(&ctx, schedule, now).await?;
+    let plan = plan::plan(&cached, now);
+    if plan.is_nothing(&cached) {
+        return Ok(Action::requeue(plan.again));
+    }
+    // The cache may be old: what is written rests on what is there now.
+    let Some(observed) = observe::live(&ctx, &cached.schedule, now).await? else {
+        return Ok(Action::await_change());
+    };
+    let plan = plan::plan(&observed, now);
+    let again = plan.again;
+    // Backups first: if a crash comes before status is written, their names are found taken, and by whom.
+    let status = plan.status.clone();
+    let said = apply::apply(&ctx, &observed, plan, now).await?;
+    status::write(&ctx, &observed, status, said).await?;
+    Ok(Action::requeue(again))
+}

@@ -1,0 +1,135 @@
+//! Reads a BackupSchedule, its Database, Backups, store and retention's Jobs. Writes nothing.
+
+use crate::{
+    cache,
+    context::Context,
+    jobs::{self, RETENTION, Seen},
+    schedule::retention,
+};
+use holdfast_core::{Backup, BackupSchedule, BackupStore, Database};
+use holdfast_runtime::apply::bounded;
+use k8s_openapi::{api::batch::v1::Job, jiff::Timestamp};
+use kube::{Resource, ResourceExt, api::ListParams, core::NamespaceResourceScope};
+use serde::de::DeserializeOwned;
+use std::{fmt::Debug, sync::Arc};
+
+/// A read that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what}")]
+pub struct Error {
+    what: &'static str,
+    #[source]
+    source: kube::Error,
+}
+
+/// What is observed of a BackupSchedule.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The schedule.
+    pub schedule: Arc<BackupSchedule>,
+    /// Its Database.
+    pub database: Option<Arc<Database>>,
+    /// All Backups of that Database, whoever made them.
+    pub backups: Vec<Arc<Backup>>,
+    /// All schedules of that Database, this one included.
+    pub peers: Vec<Arc<BackupSchedule>>,
+    /// The store that its Backups go to.
+    pub store: Option<Arc<BackupStore>>,
+    /// Jobs of its retention.
+    pub jobs: Vec<Arc<Job>>,
+    /// What the current one says.
+    pub seen: Option<Seen>,
+}
+
+/// From the cache, apart from the pods of a retention Job that is over or slow.
+pub async fn cached(ctx: &Context, schedule: Arc<BackupSchedule>, now: Timestamp) -> Result<Observed, Error> {
+    let (namespace, uid) = (schedule.namespace().unwrap_or_default(), schedule.uid().unwrap_or_default());
+    let name = schedule.spec.database_ref.name.clone();
+    let mut observed = Observed {
+        database: cache::get(&ctx.caches.databases, &namespace, &name),
+        backups: cache::filter(&ctx.caches.backups, &namespace, |b| b.spec.database_ref.name == name),
+        peers: cache::filter(&ctx.caches.schedules, &namespace, |s| s.spec.database_ref.name == name),
+        store: None,
+        jobs: cache::filter(&ctx.caches.jobs, &namespace, |j| jobs::is_for(j, RETENTION, &uid)),
+        seen: None,
+        schedule,
+    };
+    observed.store = retention::store_of(&observed.schedule, &observed)
+        .and_then(|s| cache::get(&ctx.caches.stores, &namespace, &s));
+    look(ctx, &mut observed, now).await?;
+    Ok(observed)
+}
+
+/// From the API. `None`: the schedule is gone.
+pub async fn live(
+    ctx: &Context,
+    schedule: &BackupSchedule,
+    now: Timestamp,
+) -> Result<Option<Observed>, Error> {
+    let (namespace, uid) = (schedule.namespace().unwrap_or_default(), schedule.uid().unwrap_or_default());
+    let Some(schedule) =
+        get::<BackupSchedule>(ctx, &namespace, &schedule.name_any(), "get the BackupSchedule").await?
+    else {
+        return Ok(None);
+    };
+    if schedule.uid().as_deref() != Some(&uid) {
+        return Ok(None);
+    }
+    let name = schedule.spec.database_ref.name.clone();
+    let mut backups = list::<Backup>(ctx, &namespace, ListParams::default(), "list Backups").await?;
+    backups.retain(|b| b.spec.database_ref.name == name);
+    let mut peers =
+        list::<BackupSchedule>(ctx, &namespace, ListParams::default(), "list BackupSchedules").await?;
+    peers.retain(|s| s.spec.database_ref.name == name);
+    let ours = ListParams::default().labels(&jobs::selector(RETENTION, &uid));
+    let mut observed = Observed {
+        database: get::<Database>(ctx, &namespace, &name, "get the Database").await?,
+        backups,
+        peers,
+        store: None,
+        jobs: list::<Job>(ctx, &namespace, ours, "list retention's Jobs").await?,
+        seen: None,
+        schedule,
+    };
+    if let Some(store) = retention::store_of(&observed.schedule, &observed) {
+        observed.store = get::<BackupStore>(ctx, &namespace, &store, "get the BackupStore").await?;
+    }
+    look(ctx, &mut observed, now).await?;
+    Ok(Some(observed))
+}
+
+async fn look(ctx: &Context, observed: &mut Observed, now: Timestamp) -> Result<(), Error> {
+    if let (Some(job), Some(store)) =
+        (retention::current(&observed.schedule, &observed.jobs), &observed.store)
+    {
+        let seen = jobs::look(ctx, job, &store.spec, now).await;
+        observed.seen = Some(seen.map_err(|source| Error { what: "read the worker's pods", source })?);
+    }
+    Ok(())
+}
+
+async fn get<K>(
+    ctx: &Context,
+    namespace: &str,
+    name: &str,
+    what: &'static str,
+) -> Result<Option<Arc<K>>, Error>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let found = bounded(ctx.api::<K>(namespace).get_opt(name)).await;
+    Ok(found.map_err(|source| Error { what, source })?.map(Arc::new))
+}
+
+async fn list<K>(
+    ctx: &Context,
+    namespace: &str,
+    params: ListParams,
+    what: &'static str,
+) -> Result<Vec<Arc<K>>, Error>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let found = bounded(ctx.api::<K>(namespace).list(&params)).await;
+    Ok(found.map_err(|source| Error { what, source })?.items.into_iter().map(Arc::new).collect())
+}

@@ -1,0 +1,99 @@
+//! The custom resources, one file a kind. Group `holdfast.dev`, version `v1alpha1`.
+//!
+//! The types ignore fields that they do not know: the API server refuses or prunes those already, and an operator older
+//! than its CRDs must not stop watching everything because one object uses a newer field. Every list, map and string of
+//! a spec has a bound, so that the API server can price the CEL rules that walk it.
+
+pub mod backup;
+pub mod database;
+pub mod restore;
+pub mod schedule;
+pub mod store;
+
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+/// The API group of every kind.
+pub const GROUP: &str = "holdfast.dev";
+/// The API version of every kind.
+pub const VERSION: &str = "v1alpha1";
+
+/// Names an object in the same namespace.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalRef {
+    /// Name of the object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Extra labels and annotations.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ExtraMetadata {
+    /// Labels to add. Those of holdfast.dev and app.kubernetes.io are the operators' own.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    #[x_kube(validation = Rule::new("self.all(k, !k.matches('^([^/]*[.])?(holdfast[.]dev|app[.]kubernetes[.]io)/'))")
+        .message("labels of holdfast.dev/ and app.kubernetes.io/ are set by the operators, which select pods by them: remove these"))]
+    #[schemars(schema_with = "labels_schema")]
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// Annotations to add.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    #[schemars(schema_with = "annotations_schema")]
+    pub annotations: std::collections::BTreeMap<String, String>,
+}
+
+/// Labels: as many and as long as is sensible on a pod.
+pub(crate) fn labels_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "maxProperties": 64, "additionalProperties": {"type": "string", "maxLength": 63}})
+}
+
+/// Annotations: as many and as long as is sensible on a pod.
+pub(crate) fn annotations_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "maxProperties": 64, "additionalProperties": {"type": "string", "maxLength": 4096}})
+}
+
+/// Resources of a container: Kubernetes' own type, with bounds and without `claims`, which need devices in the pod.
+pub(crate) fn resources_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let amounts = |what: &str| {
+        serde_json::json!({
+            "type": "object", "maxProperties": 16,
+            "description": what,
+            "additionalProperties": {"x-kubernetes-int-or-string": true, "maxLength": 32}
+        })
+    };
+    schemars::json_schema!({
+        "type": "object",
+        "properties": {
+            "requests": amounts("What a node must have free for the pod."),
+            "limits": amounts("What the container may use at most.")
+        }
+    })
+}
+
+/// Tolerations: Kubernetes' own type, with bounds.
+pub(crate) fn tolerations_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "array", "maxItems": 32,
+        "items": {
+            "type": "object",
+            "properties": {
+                "key": {"type": "string", "maxLength": 317, "description": "Key of the taint; none, with operator Exists: every taint."},
+                "operator": {"type": "string", "maxLength": 16, "description": "Equal (default) or Exists."},
+                "value": {"type": "string", "maxLength": 63, "description": "Value of the taint, with operator Equal."},
+                "effect": {"type": "string", "maxLength": 32, "description": "NoSchedule, PreferNoSchedule or NoExecute; none: all."},
+                "tolerationSeconds": {"type": "integer", "format": "int64", "description": "How long a NoExecute taint is tolerated; none: for ever."}
+            }
+        }
+    })
+}
+
+/// What happens to data when the object that stands for it is deleted.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeletionPolicy {
+    /// The data stays.
+    #[default]
+    Retain,
+    /// The data goes with the object.
+    Delete,
+}

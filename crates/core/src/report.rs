@@ -1,0 +1,78 @@
+//! What an agent reports on its own pod, as JSON in annotation `holdfast.dev/report`.
+
+use serde::{Deserialize, Serialize};
+
+/// Role of an instance.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Accepts writes.
+    Primary,
+    /// Follows the primary.
+    Replica,
+    /// Neither yet: starting, cloning, rewinding, waiting.
+    #[default]
+    Unknown,
+}
+
+impl Role {
+    /// As status shows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "Primary",
+            Self::Replica => "Replica",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// An agent's report.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct InstanceReport {
+    /// Role.
+    pub role: Role,
+    /// Whether the instance serves what its role promises.
+    pub ready: bool,
+    /// What it does when it is not ready, for people: "cloning from orders-0".
+    pub doing: String,
+    /// An error that a person should see; empty when there is none.
+    pub error: String,
+    /// Timeline.
+    pub timeline: u32,
+    /// Flushed (primary) or received (replica) LSN.
+    pub lsn: String,
+    /// Bytes behind the primary.
+    pub lag_bytes: i64,
+    /// PostgreSQL's system identifier; empty while there is no data.
+    pub system_identifier: String,
+    /// Version of the server, such as 17.11.
+    pub server_version: String,
+    /// The data set of its volume.
+    pub data_set: String,
+    /// The archive history in use.
+    pub history: String,
+    /// Primary only: standbys that stream and are in the synchronous set.
+    pub synchronous: Vec<String>,
+    /// Primary only: standbys that stream.
+    pub streaming: Vec<String>,
+    /// Hash of the configuration that is in effect, `wire::AgentConfig::hash`.
+    pub config_hash: String,
+    /// A changed parameter takes effect only after a restart.
+    pub pending_restart: bool,
+    /// The archive, when there is one.
+    pub archive: Option<ArchiveReport>,
+}
+
+/// How an instance's archiving goes.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ArchiveReport {
+    /// Newest segment in the store.
+    pub last_segment: String,
+    /// When, RFC 3339.
+    pub last_archived_time: String,
+    /// Segments that wait.
+    pub behind_segments: i64,
+    /// The store's own words about the last failure; empty when the last upload went well.
+    pub error: String,
+}

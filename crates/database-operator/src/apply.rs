@@ -1,0 +1,391 @@
+//! Writes what the plan says, and nothing else: children, Secrets, volumes, pods, the finalizer. Every write is safe to
+//! repeat, and none depends on one before it having been seen.
+
+use crate::{
+    plan::{
+        Budget, Facts, Finalizer, Plan, Problem, SetStep,
+        children::{Write, must_wait},
+        secrets::{self, SecretError},
+        volumes::ClaimPatch,
+    },
+    validate::ValidatedDatabase,
+};
+use holdfast_core::{Database, names, names::managers};
+use holdfast_runtime::apply::{self as api, bounded};
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        coordination::v1::Lease,
+        core::v1::{PersistentVolumeClaim, Pod, Secret},
+        discovery::v1::EndpointSlice,
+        policy::v1::PodDisruptionBudget,
+    },
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy},
+    core::NamespaceResourceScope,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use std::fmt::Debug;
+
+/// Why something could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The API server refused it, or did not answer.
+    #[error("cannot {action} {what}")]
+    Api {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        what: String,
+        /// Why not.
+        #[source]
+        source: kube::Error,
+    },
+    /// Somebody else's object has the name of a child.
+    #[error(
+        "{kind} {name} exists and does not belong to this Database; remove or rename it, or give the Database another name"
+    )]
+    NameTaken {
+        /// Kind.
+        kind: String,
+        /// Name.
+        name: String,
+    },
+    /// A Secret could not be made.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}
+
+impl ApplyError {
+    fn api(action: &'static str, what: impl Into<String>) -> impl FnOnce(kube::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Api { action, what, source }
+    }
+
+    /// What a person has to put right; `None`: trying again may help.
+    pub fn problem(&self) -> Option<Problem> {
+        match self {
+            Self::NameTaken { .. } => Some(Problem::new("NameTaken", self.to_string())),
+            Self::Secret(_) => None,
+            Self::Api { source: kube::Error::Api(status), .. }
+                if status.is_invalid() || status.is_forbidden() || status.code == 400 =>
+            {
+                Some(Problem::new("Refused", format!("{self}: {}", status.message)))
+            }
+            Self::Api { .. } => None,
+        }
+    }
+}
+
+/// What was done, as far as it matters to the status.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// The Secrets are there.
+    pub secrets: bool,
+    /// The StatefulSet was made.
+    pub created: bool,
+    /// A volume may not grow; everything else was done.
+    pub refused: Option<Problem>,
+    /// The pod that was deleted to be replaced, and why.
+    pub replaced: Option<(String, &'static str)>,
+}
+
+/// Carries a plan out. Errors: the first write that failed; the rest is done by a later reconcile.
+pub async fn apply(
+    client: &Client,
+    database: &Database,
+    valid: Option<&ValidatedDatabase>,
+    plan: Plan,
+    now: Timestamp,
+) -> Result<Applied, ApplyError> {
+    let Plan {
+        finalizer,
+        secrets,
+        service_account,
+        role,
+        role_binding,
+        config_map,
+        services,
+        endpoint_slice,
+        budget,
+        claims,
+        stateful_set,
+        replace,
+        remove_claims,
+        remove_lease,
+        needs_live_view: _,
+        facts: Facts { .. },
+    } = plan;
+    let writer = Writer {
+        client,
+        database: database.name_any(),
+        namespace: database.namespace().unwrap_or_default(),
+        uid: database.uid().unwrap_or_default(),
+    };
+    let mut applied = Applied::default();
+    if finalizer == Finalizer::Add {
+        // Before there are volumes that it is to take away.
+        writer.finalizers(&[names::FINALIZER]).await?;
+    }
+    let all_services =
+        futures::future::try_join_all(services.into_iter().map(|service| writer.child(service)));
+    let made = async {
+        match (secrets, valid) {
+            (Some(superuser), Some(db)) => writer.secrets(db, superuser, now).await.map(|()| true),
+            _ => Ok(false),
+        }
+    };
+    // All that pods need before they start; the order among these does not matter.
+    let (made, ..) = futures::try_join!(
+        made,
+        writer.child(service_account),
+        writer.child(role),
+        writer.child(role_binding),
+        writer.child(config_map),
+        all_services,
+        writer.endpoint_slice(endpoint_slice),
+        writer.budget(budget),
+    )?;
+    applied.secrets = made;
+    for patch in claims {
+        if let Some(problem) = writer.claim(patch).await? {
+            applied.refused = Some(problem);
+        }
+    }
+    applied.created = writer.stateful_set(stateful_set).await?;
+    if let Some(pod) = replace
+        && writer.delete::<Pod>(&pod.name, &pod.uid, PropagationPolicy::Background).await?
+    {
+        applied.replaced = Some((pod.name, pod.why));
+    }
+    for claim in remove_claims {
+        writer
+            .delete::<PersistentVolumeClaim>(&claim.name, &claim.uid, PropagationPolicy::Background)
+            .await?;
+    }
+    if let Some(lease) = remove_lease {
+        writer.delete::<Lease>(&lease.name, &lease.uid, PropagationPolicy::Background).await?;
+    }
+    if finalizer == Finalizer::Remove {
+        writer.finalizers(&[]).await?;
+    }
+    Ok(applied)
+}
+
+/// Writes on behalf of one Database.
+struct Writer<'a> {
+    client: &'a Client,
+    database: String,
+    namespace: String,
+    uid: String,
+}
+
+impl Writer<'_> {
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The finalizers that are ours, and only these. The uid keeps it from touching a successor of the same name.
+    async fn finalizers(&self, ours: &[&str]) -> Result<(), ApplyError> {
+        let body = json!({"metadata": {"uid": self.uid, "finalizers": ours}});
+        let written =
+            api::apply_json::<Database>(&self.api(), managers::DATABASE, &self.database, &body).await;
+        match written {
+            Err(kube::Error::Api(status)) if ours.is_empty() && status.is_not_found() => Ok(()),
+            other => other
+                .map(drop)
+                .map_err(ApplyError::api("write the finalizer of", format!("Database {}", self.database))),
+        }
+    }
+
+    /// Creates or changes a child. One that the watch did not show may be there all the same: without our labels it is
+    /// somebody else's, and server-side apply with force would take it over.
+    async fn child<K>(&self, write: Write<K>) -> Result<(), ApplyError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Serialize
+            + DeserializeOwned
+            + Clone
+            + Debug,
+    {
+        let (object, is_new) = match write {
+            Write::Nothing | Write::Wait => return Ok(()),
+            Write::Create(object) => (object, true),
+            Write::Update(object) => (object, false),
+        };
+        let name = object.name_any();
+        let kind = K::kind(&()).to_string();
+        let what = format!("{kind} {name}");
+        let children: Api<K> = self.api();
+        if is_new {
+            let there =
+                bounded(children.get_opt(&name)).await.map_err(ApplyError::api("read", what.clone()))?;
+            if let Some(there) = there {
+                if there.labels().get(names::LABEL_DATABASE) != Some(&self.database) {
+                    return Err(ApplyError::NameTaken { kind, name });
+                }
+                if must_wait(&there, &self.uid) {
+                    // The watch shows it in a moment, and its end after that.
+                    return Ok(());
+                }
+            }
+        }
+        api::apply(&children, managers::DATABASE, &object)
+            .await
+            .map(drop)
+            .map_err(ApplyError::api("write", what))
+    }
+
+    /// Created empty, and never touched again: it is the primary's.
+    async fn endpoint_slice(&self, slice: Option<EndpointSlice>) -> Result<(), ApplyError> {
+        let Some(slice) = slice else { return Ok(()) };
+        let what = format!("EndpointSlice {}", slice.name_any());
+        api::create(&self.api(), &slice).await.map(drop).map_err(ApplyError::api("create", what))
+    }
+
+    async fn budget(&self, budget: Budget) -> Result<(), ApplyError> {
+        match budget {
+            Budget::Write(write) => self.child(write).await,
+            Budget::Delete(named) => self
+                .delete::<PodDisruptionBudget>(&named.name, &named.uid, PropagationPolicy::Background)
+                .await
+                .map(drop),
+        }
+    }
+
+    async fn delete<K>(
+        &self,
+        name: &str,
+        uid: &str,
+        propagation: PropagationPolicy,
+    ) -> Result<bool, ApplyError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Clone + Debug,
+    {
+        let what = format!("{} {name}", K::kind(&()));
+        api::delete::<K>(&self.api(), name, uid, propagation).await.map_err(ApplyError::api("delete", what))
+    }
+
+    /// A patch of exactly these fields on exactly this object. `false`: it is another one by now, or gone.
+    ///
+    /// Not server-side apply: the fields of a volume have several writers, and an apply that names fewer fields than the
+    /// one before would take the others away.
+    async fn patch<K>(&self, name: &str, uid: &str, mut body: Value) -> Result<bool, kube::Error>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + DeserializeOwned + Clone + Debug,
+    {
+        if let Some(body) = body.as_object_mut() {
+            let meta = body.entry("metadata").or_insert_with(|| json!({}));
+            if let Some(meta) = meta.as_object_mut() {
+                meta.insert("uid".into(), uid.into());
+            }
+        }
+        let params = PatchParams { field_manager: Some(managers::DATABASE.into()), ..PatchParams::default() };
+        let objects: Api<K> = self.api();
+        match bounded(objects.patch(name, &params, &Patch::Merge(&body))).await {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns why the volume may not grow, if so.
+    async fn claim(&self, patch: ClaimPatch) -> Result<Option<Problem>, ApplyError> {
+        let ClaimPatch { name, uid, system_identifier, grow_to } = patch;
+        let what = format!("PersistentVolumeClaim {name}");
+        if let Some(id) = system_identifier {
+            let body = json!({"metadata": {"labels": {names::LABEL_SYSTEM_IDENTIFIER: id}}});
+            self.patch::<PersistentVolumeClaim>(&name, &uid, body)
+                .await
+                .map_err(ApplyError::api("label", what.clone()))?;
+        }
+        let Some(size) = grow_to else { return Ok(None) };
+        let body = json!({"spec": {"resources": {"requests": {"storage": size}}}});
+        match self.patch::<PersistentVolumeClaim>(&name, &uid, body).await {
+            Ok(_) => Ok(None),
+            Err(kube::Error::Api(status)) if status.is_forbidden() || status.is_invalid() => {
+                Ok(Some(Problem::new(
+                    "StorageNotGrown",
+                    format!(
+                        "spec.storage.size: volume {name} cannot grow to {}: {}; let its StorageClass allow volume expansion",
+                        size.0, status.message
+                    ),
+                )))
+            }
+            Err(source) => Err(ApplyError::api("grow", what)(source)),
+        }
+    }
+
+    /// Whether it was made.
+    async fn stateful_set(&self, step: SetStep) -> Result<bool, ApplyError> {
+        let what = format!("StatefulSet {}", self.database);
+        match step {
+            SetStep::Leave | SetStep::Wait => Ok(false),
+            SetStep::Create(set) => self.child(Write::Create(*set)).await.map(|()| true),
+            SetStep::Update(set) => self.child(Write::Update(*set)).await.map(|()| false),
+            SetStep::Stop { uid } => {
+                let body = json!({"spec": {"replicas": 0}});
+                let stopped = self.patch::<StatefulSet>(&self.database, &uid, body).await;
+                stopped.map(|_| false).map_err(ApplyError::api("stop", what))
+            }
+            SetStep::Delete { uid, orphan } => {
+                let propagation =
+                    if orphan { PropagationPolicy::Orphan } else { PropagationPolicy::Background };
+                self.delete::<StatefulSet>(&self.database, &uid, propagation).await.map(|_| false)
+            }
+        }
+    }
+
+    /// Makes the Secrets that are not there. They cannot be read, so each is simply created, and "already exists" is as good.
+    async fn secrets(
+        &self,
+        db: &ValidatedDatabase,
+        superuser: bool,
+        now: Timestamp,
+    ) -> Result<(), ApplyError> {
+        let all: Api<Secret> = self.api();
+        let mut wanted =
+            vec![secrets::app(db, &secrets::password()?), secrets::replication(db, &secrets::password()?)];
+        if superuser {
+            wanted.push(secrets::superuser(db, &secrets::password()?));
+        }
+        for secret in &wanted {
+            let what = format!("Secret {}", secret.name_any());
+            api::create(&all, secret).await.map_err(ApplyError::api("create", what))?;
+        }
+        self.certificates(&all, db, now).await
+    }
+
+    /// The certificate belongs to the CA. When it is there, both are left alone. When it is not, a CA that may be left from
+    /// an attempt that was cut off is of no use, since its key cannot be read: both are made anew, the CA first.
+    async fn certificates(
+        &self,
+        all: &Api<Secret>,
+        db: &ValidatedDatabase,
+        now: Timestamp,
+    ) -> Result<(), ApplyError> {
+        let pair = secrets::certificates(db, now)?;
+        let tls = format!("Secret {}", pair.tls.name_any());
+        let trial = PostParams { dry_run: true, ..PostParams::default() };
+        match bounded(all.create(&trial, &pair.tls)).await {
+            Err(kube::Error::Api(status)) if status.is_already_exists() => return Ok(()),
+            other => drop(other.map_err(ApplyError::api("create", tls.clone()))?),
+        }
+        let name = pair.ca.name_any();
+        let ca = format!("Secret {name}");
+        match bounded(all.delete(&name, &DeleteParams::default())).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            other => drop(other.map_err(ApplyError::api("delete", ca.clone()))?),
+        }
+        api::create(all, &pair.ca).await.map_err(ApplyError::api("create", ca))?;
+        api::create(all, &pair.tls).await.map_err(ApplyError::api("create", tls))?;
+        Ok(())
+    }
+}

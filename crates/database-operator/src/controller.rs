@@ -1,0 +1,452 @@
+//! The loop: watches that fill the caches and wake Databases, and the five steps of a reconcile.
+
+use crate::{
+    apply::{self, Applied, ApplyError},
+    metrics::Metrics,
+    observe::{self, Caches, ObserveError, Observed},
+    plan::{self, Facts, Finalizer, trouble},
+    status,
+    validate::{Settings, validate},
+};
+use futures::{StreamExt, TryStreamExt, channel::mpsc::UnboundedSender};
+use holdfast_core::{BackupStore, Database, DatabaseStatus, names, names::managers, operation};
+use holdfast_runtime::operator::{self, Process};
+use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::NamespaceResourceScope,
+    runtime::{
+        Controller, WatchStreamExt,
+        controller::Action,
+        reflector::{self, ObjectRef, Store, store::Writer},
+        watcher,
+    },
+};
+use serde::de::DeserializeOwned;
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Debug,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// A Database is looked at so often even when nothing seems to happen: a watch may have lost something.
+const RESYNC: Duration = Duration::from_secs(300);
+/// While something is on its way: events nearly always come first.
+const SOON: Duration = Duration::from_secs(2);
+/// While pods start: their trouble must show within ten seconds.
+const STARTING: Duration = Duration::from_secs(3);
+/// While pods have been missing for long.
+const MISSING: Duration = Duration::from_secs(15);
+/// BackupStores may not exist in this cluster: the others do not wait for them for longer.
+const STORES: Duration = Duration::from_secs(10);
+
+/// Why a reconcile failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something could not be read.
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    /// Something could not be written.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The status could not be written.
+    #[error("cannot write the status")]
+    Status(#[source] kube::Error),
+}
+
+/// What this process remembers of a Database. Losing it costs a few requests.
+#[derive(Default)]
+struct Memory {
+    secrets_ensured: Option<Timestamp>,
+    /// The status written last, and the version of the object that it was written over: until the watch shows a newer one
+    /// the cache is behind.
+    written: Option<(Option<String>, DatabaseStatus)>,
+}
+
+struct Context {
+    client: Client,
+    settings: Settings,
+    caches: Caches,
+    process: Process,
+    metrics: Metrics,
+    memory: Mutex<HashMap<ObjectRef<Database>, Memory>>,
+}
+
+impl Context {
+    fn memory(&self) -> MutexGuard<'_, HashMap<ObjectRef<Database>, Memory>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets Databases that are gone.
+    fn forget(&self) {
+        let there = |key: &ObjectRef<Database>| self.caches.databases.get(key).is_some();
+        self.memory().retain(|key, _| there(key));
+        self.metrics.retain(|namespace, name| there(&ObjectRef::new(name).within(namespace)));
+    }
+}
+
+/// Runs the controller until the process is told to end.
+pub async fn run(process: Process, settings: Settings) {
+    let metrics = match Metrics::new(&process.metrics.registry) {
+        Ok(metrics) => metrics,
+        Err(error) => {
+            tracing::error!(%error, "cannot register the metrics");
+            return;
+        }
+    };
+    let (triggers, triggered) = futures::channel::mpsc::unbounded();
+    let (databases, databases_writer) = reflector::store();
+    let (stores, stores_writer) = reflector::store();
+    let caches = Caches {
+        stateful_sets: child(&process, "StatefulSets", &triggers, |_| None),
+        pods: child(&process, "Pods", &triggers, |_| None),
+        claims: child(&process, "PersistentVolumeClaims", &triggers, |_| None),
+        leases: child(&process, "Leases", &triggers, essence),
+        config_maps: child(&process, "ConfigMaps", &triggers, |_| None),
+        services: child(&process, "Services", &triggers, |_| None),
+        endpoint_slices: child(&process, "EndpointSlices", &triggers, |_| None),
+        budgets: child(&process, "PodDisruptionBudgets", &triggers, |_| None),
+        service_accounts: child(&process, "ServiceAccounts", &triggers, |_| None),
+        roles: child(&process, "Roles", &triggers, |_| None),
+        role_bindings: child(&process, "RoleBindings", &triggers, |_| None),
+        databases: databases.clone(),
+        stores: stores.clone(),
+    };
+    let users = databases.clone();
+    let watch = Watch { what: "BackupStores", triggers, essence: |_| None };
+    let stream = watch_into(process.api::<BackupStore>(), operator::watching(), stores_writer);
+    process.background("watch of BackupStores", watch.run(stream, move |store| users_of(&users, store)));
+
+    // Nothing may be decided from half of what there is.
+    if !ready(&caches).await {
+        return;
+    }
+    if tokio::time::timeout(STORES, stores.wait_until_ready()).await.is_err() {
+        tracing::info!("no BackupStores can be seen: archives wait until they can");
+    }
+
+    let context = Arc::new(Context {
+        client: process.client.clone(),
+        settings,
+        caches,
+        process: process.clone(),
+        metrics,
+        memory: Mutex::default(),
+    });
+    let gone = Arc::clone(&context);
+    let stream = watch_into(process.api::<Database>(), operator::watching(), databases_writer)
+        .inspect_ok(move |event| {
+            if matches!(event, watcher::Event::Delete(_) | watcher::Event::InitDone) {
+                gone.forget();
+            }
+        })
+        .touched_objects();
+    let controller = Controller::for_stream(stream, databases).reconcile_on(triggered);
+    operator::drive(controller, "database", &process, context, reconcile).await;
+}
+
+/// Waits until every cache of children has been filled. `false`: a watch has ended, which ends the process.
+async fn ready(caches: &Caches) -> bool {
+    let filled = tokio::try_join!(
+        caches.stateful_sets.wait_until_ready(),
+        caches.pods.wait_until_ready(),
+        caches.claims.wait_until_ready(),
+        caches.leases.wait_until_ready(),
+        caches.config_maps.wait_until_ready(),
+        caches.services.wait_until_ready(),
+        caches.endpoint_slices.wait_until_ready(),
+        caches.budgets.wait_until_ready(),
+        caches.service_accounts.wait_until_ready(),
+        caches.roles.wait_until_ready(),
+        caches.role_bindings.wait_until_ready(),
+    );
+    filled.is_ok()
+}
+
+/// A stream of watch events that also fills a cache.
+fn watch_into<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    writer: Writer<K>,
+) -> impl futures::Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    watcher(api, config)
+        .default_backoff()
+        .modify(|object| object.managed_fields_mut().clear())
+        .reflect(writer)
+}
+
+/// Caches children of one kind in the background: objects with a Database's label.
+fn child<K>(
+    process: &Process,
+    what: &'static str,
+    triggers: &UnboundedSender<ObjectRef<Database>>,
+    essence: fn(&K) -> Option<u64>,
+) -> Store<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + Sync
+        + 'static,
+{
+    let (store, writer) = reflector::store();
+    let config = operator::watching().labels(names::LABEL_DATABASE);
+    let watch = Watch { what, triggers: triggers.clone(), essence };
+    let stream = watch_into(process.api::<K>(), config, writer);
+    process.background(what, watch.run(stream, |object| database_of(object).into_iter().collect()));
+    store
+}
+
+/// The Database that an object's label names.
+fn database_of<K: ResourceExt>(object: &K) -> Option<ObjectRef<Database>> {
+    let name = object.labels().get(names::LABEL_DATABASE)?;
+    Some(ObjectRef::new(name).within(&object.namespace()?))
+}
+
+/// The Databases that archive to a store.
+fn users_of(databases: &Store<Database>, store: &BackupStore) -> Vec<ObjectRef<Database>> {
+    let (name, namespace) = (store.name_any(), store.namespace());
+    let users = databases.state_filter(|database| {
+        let archive = database.spec.archive.as_ref();
+        database.metadata.namespace == namespace && archive.is_some_and(|a| a.store_ref.name == name)
+    });
+    users.iter().map(|database| ObjectRef::from_obj(database.as_ref())).collect()
+}
+
+/// What matters of a Lease: a primary renews its own every other second, which must wake nobody.
+fn essence(lease: &Lease) -> Option<u64> {
+    let spec = lease.spec.as_ref();
+    let mut hasher = DefaultHasher::new();
+    (
+        spec.and_then(|s| s.holder_identity.as_ref()),
+        spec.and_then(|s| s.lease_transitions),
+        lease.metadata.labels.as_ref(),
+        lease.annotations().get(operation::ANNOTATION_MODE),
+        lease.metadata.uid.as_ref(),
+        lease.metadata.deletion_timestamp.is_some(),
+    )
+        .hash(&mut hasher);
+    Some(hasher.finish())
+}
+
+/// Turns watch events into Databases to look at.
+struct Watch<K> {
+    what: &'static str,
+    triggers: UnboundedSender<ObjectRef<Database>>,
+    /// A change that leaves this as it is wakes nobody; `None`: every change counts.
+    essence: fn(&K) -> Option<u64>,
+}
+
+type Key = (Option<String>, String);
+
+impl<K> Watch<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+{
+    /// Until the process ends.
+    async fn run(
+        self,
+        stream: impl futures::Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
+        databases_of: impl Fn(&K) -> Vec<ObjectRef<Database>> + Send,
+    ) {
+        let mut known: HashMap<Key, (Option<u64>, Vec<ObjectRef<Database>>)> = HashMap::new();
+        let mut listed: HashSet<Key> = HashSet::new();
+        let mut stream = std::pin::pin!(stream);
+        while let Some(event) = stream.next().await {
+            match event {
+                Ok(watcher::Event::Apply(object)) => self.seen(&mut known, &object, &databases_of),
+                Ok(watcher::Event::Init) => listed.clear(),
+                Ok(watcher::Event::InitApply(object)) => {
+                    listed.insert(key(&object));
+                    self.seen(&mut known, &object, &databases_of);
+                }
+                Ok(watcher::Event::InitDone) => {
+                    // Deleted while the watch was interrupted: no event tells of these.
+                    known.retain(|key, (_, databases)| {
+                        let there = listed.contains(key);
+                        if !there {
+                            self.wake(databases);
+                        }
+                        there
+                    });
+                    listed.clear();
+                }
+                Ok(watcher::Event::Delete(object)) => {
+                    known.remove(&key(&object));
+                    self.wake(&databases_of(&object));
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        what = self.what,
+                        error = %error,
+                        "a watch failed and is begun again; if it says Forbidden, apply the operator's deploy folder"
+                    );
+                }
+            }
+        }
+    }
+
+    fn seen(
+        &self,
+        known: &mut HashMap<Key, (Option<u64>, Vec<ObjectRef<Database>>)>,
+        object: &K,
+        databases_of: &impl Fn(&K) -> Vec<ObjectRef<Database>>,
+    ) {
+        let essence = (self.essence)(object);
+        let databases = databases_of(object);
+        let before = known.insert(key(object), (essence, databases.clone()));
+        match before {
+            Some((Some(old), _)) if Some(old) == essence => {}
+            before => {
+                // Also the one that it belonged to before its label changed.
+                self.wake(&before.map(|(_, old)| old).unwrap_or_default());
+                self.wake(&databases);
+            }
+        }
+    }
+
+    fn wake(&self, databases: &[ObjectRef<Database>]) {
+        for database in databases {
+            // The receiver is gone only when the process ends.
+            let _ = self.triggers.unbounded_send(database.clone());
+        }
+    }
+}
+
+fn key<K: Resource>(object: &K) -> Key {
+    (object.meta().namespace.clone(), object.meta().name.clone().unwrap_or_default())
+}
+
+async fn reconcile(database: Arc<Database>, context: Arc<Context>) -> Result<Action, Error> {
+    let now = Timestamp::now();
+    let key = ObjectRef::from_obj(database.as_ref());
+    let mut observed = observe::cached(&context.caches, database);
+    remember(&context, &key, &mut observed);
+
+    let valid = validate(&observed.database, &context.settings);
+    let mut plan = plan::plan(&observed, valid.as_ref(), &context.settings, now);
+    if plan.needs_live_view {
+        observed = observe::live(&context.client, observed).await?;
+        plan = plan::plan(&observed, valid.as_ref(), &context.settings, now);
+    }
+    if plan.facts.deleting && plan.finalizer == Finalizer::Leave && observed.database.finalizers().is_empty()
+    {
+        return Ok(Action::await_change());
+    }
+    let (facts, last, waits) =
+        (plan.facts.clone(), plan.finalizer == Finalizer::Remove, plan.waits_for_others());
+    let applied = apply::apply(&context.client, &observed.database, valid.as_ref().ok(), plan, now).await;
+    if facts.deleting && last && applied.is_ok() {
+        return Ok(Action::await_change());
+    }
+    if applied.as_ref().is_ok_and(|a| a.secrets) {
+        context.memory().entry(key.clone()).or_default().secrets_ensured = Some(now);
+    }
+    report(&context, &key, &observed, &facts, &applied, now).await?;
+    let refused = applied?.refused.is_some();
+    Ok(Action::requeue(again(&observed, &facts, waits, refused, now)))
+}
+
+/// Adds what only this process knows.
+fn remember(context: &Context, key: &ObjectRef<Database>, observed: &mut Observed) {
+    let memory = context.memory();
+    let Some(memory) = memory.get(key) else { return };
+    observed.secrets_ensured = memory.secrets_ensured;
+    if let Some((version, status)) = &memory.written
+        && *version == observed.database.resource_version()
+    {
+        // The cache does not show our own last write yet. Without this, conditions would get their times anew.
+        let mut database = (*observed.database).clone();
+        database.status = Some(status.clone());
+        observed.database = Arc::new(database);
+    }
+}
+
+/// Status, events, metrics.
+async fn report(
+    context: &Context,
+    key: &ObjectRef<Database>,
+    observed: &Observed,
+    facts: &Facts,
+    applied: &Result<Applied, ApplyError>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let database = observed.database.as_ref();
+    let (namespace, name) = (database.namespace().unwrap_or_default(), database.name_any());
+    let problem = match applied {
+        Ok(applied) => match &applied.refused {
+            Some(problem) => Some(problem.clone()),
+            None => {
+                let questions = trouble::questions(observed, facts.replicas, now);
+                let words = observe::words(&context.client, &namespace, &questions).await;
+                trouble::diagnose(observed, &words, now)
+            }
+        },
+        Err(error) => match error.problem() {
+            Some(problem) => Some(problem),
+            // Trying again may help: until then the status stays as it is.
+            None => return Ok(()),
+        },
+    };
+    let ensured = observed.secrets_ensured.is_some() || applied.as_ref().is_ok_and(|a| a.secrets);
+    let status = status::status(observed, facts, problem.as_ref(), ensured, now);
+    let mut old = database.status.clone().unwrap_or_default();
+    old.recoverable = None;
+    let failed_over = status::failed_over(&old, &status);
+    context.metrics.record(&namespace, &name, &status, failed_over);
+    if status != old {
+        let api: Api<Database> = Api::namespaced(context.client.clone(), &namespace);
+        holdfast_runtime::apply::status(&api, managers::DATABASE, &name, &status)
+            .await
+            .map_err(Error::Status)?;
+        let written = Some((database.resource_version(), status.clone()));
+        context.memory().entry(key.clone()).or_default().written = written;
+    }
+    let events = &context.process.events;
+    if let Ok(applied) = applied {
+        if applied.created {
+            let note = format!("made StatefulSet {name} with {} pod(s)", facts.replicas);
+            events.normal(database, "Created", "Create", &note).await;
+        }
+        if let Some((pod, why)) = &applied.replaced {
+            events.normal(database, "Restarting", "Update", &format!("pod {pod} is restarted: {why}")).await;
+        }
+    }
+    for news in status::news(&old, &status) {
+        if news.warning {
+            events.warning(database, &news.reason, news.action, &news.note).await;
+        } else {
+            events.normal(database, &news.reason, news.action, &news.note).await;
+        }
+    }
+    Ok(())
+}
+
+/// When to look again, whatever happens.
+fn again(observed: &Observed, facts: &Facts, waits: bool, refused: bool, now: Timestamp) -> Duration {
+    /// For so long a pod counts as starting, seconds.
+    const START: i64 = 60;
+    if refused {
+        return MISSING * 4;
+    }
+    if waits {
+        return SOON;
+    }
+    if facts.pending || facts.deleting {
+        return SOON * 2;
+    }
+    let ready = observed.instances.iter().filter(|i| i.ready).count();
+    if i32::try_from(ready).unwrap_or(i32::MAX) >= facts.replicas {
+        return RESYNC;
+    }
+    let starting = observed.instances.iter().any(|i| !i.ready && i.age(now) < START);
+    let missing = observed.instances.len() < usize::try_from(facts.replicas).unwrap_or(0);
+    if starting || missing { STARTING } else { MISSING }
+}

@@ -1,0 +1,500 @@
+//! Decides what is to be written, from what was observed. Pure: no client, no clock, no environment.
+
+pub mod children;
+pub mod config_map;
+pub mod disruption;
+pub mod durability;
+pub mod quiesce;
+pub mod rbac;
+pub mod rollout;
+pub mod secrets;
+pub mod services;
+pub mod stateful_set;
+pub mod trouble;
+pub mod volumes;
+
+#[cfg(test)]
+pub mod fixtures;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    observe::Observed,
+    validate::{Invalid, Settings, ValidatedDatabase},
+};
+use children::{Write, change, must_wait};
+use holdfast_core::{
+    crd::{
+        DeletionPolicy,
+        database::{Durability, Superuser},
+    },
+    names,
+};
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{ConfigMap, Service, ServiceAccount},
+        discovery::v1::EndpointSlice,
+        policy::v1::PodDisruptionBudget,
+        rbac::v1::{Role, RoleBinding},
+    },
+    jiff::Timestamp,
+};
+use kube::ResourceExt;
+use quiesce::Operation;
+use rollout::{Replace, Rollout};
+use volumes::{Choice, ClaimPatch, DataSet, Named};
+
+/// How often the Secrets are made sure of while instances are missing: a deleted one comes back, and the API server is spared.
+const SECRETS_SECONDS: i64 = 10;
+
+/// Something only a person, or time, can put right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// CamelCase reason of condition Stalled.
+    pub reason: String,
+    /// A sentence that says what to do.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem.
+    pub fn new(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: reason.into(), message: message.into() }
+    }
+}
+
+/// What to do about the finalizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finalizer {
+    /// It is as it should be.
+    Leave,
+    /// The volumes are to go with the Database.
+    Add,
+    /// They are gone, or are to stay.
+    Remove,
+}
+
+/// What to do about the StatefulSet.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SetStep {
+    /// Nothing.
+    Leave,
+    /// It is on its way out, or another Database's that was deleted a moment ago.
+    Wait,
+    /// Make it.
+    Create(Box<StatefulSet>),
+    /// Change it.
+    Update(Box<StatefulSet>),
+    /// Stop its pods; nothing else about it changes.
+    Stop {
+        /// Its uid.
+        uid: String,
+    },
+    /// Delete it, so that it is made anew.
+    Delete {
+        /// Its uid.
+        uid: String,
+        /// Its pods stay and are adopted by the new one.
+        orphan: bool,
+    },
+}
+
+/// What to do about the PodDisruptionBudget.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Budget {
+    /// Write it, or not.
+    Write(Write<PodDisruptionBudget>),
+    /// One instance needs none.
+    Delete(Named),
+}
+
+/// Everything that is to be written. Apply takes it apart field by field.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The finalizer.
+    pub finalizer: Finalizer,
+    /// Make sure of the Secrets: those that are not there are made. Some(true): the superuser's, too.
+    pub secrets: Option<bool>,
+    /// The pods' ServiceAccount.
+    pub service_account: Write<ServiceAccount>,
+    /// What agents may do.
+    pub role: Write<Role>,
+    /// Gives it to them.
+    pub role_binding: Write<RoleBinding>,
+    /// What agents are told.
+    pub config_map: Write<ConfigMap>,
+    /// Services.
+    pub services: Vec<Write<Service>>,
+    /// The primary's EndpointSlice, when it has to be created.
+    pub endpoint_slice: Option<EndpointSlice>,
+    /// The PodDisruptionBudget.
+    pub budget: Budget,
+    /// Changes of volumes.
+    pub claims: Vec<ClaimPatch>,
+    /// The StatefulSet.
+    pub stateful_set: SetStep,
+    /// The pod to replace.
+    pub replace: Option<Replace>,
+    /// Volumes to delete, with the Database.
+    pub remove_claims: Vec<Named>,
+    /// The primary's Lease, to be deleted with the volumes that it speaks of.
+    pub remove_lease: Option<Named>,
+    /// Before this plan is carried out it must be made again from what the API server says now, not from caches.
+    pub needs_live_view: bool,
+    /// What was decided, for the status.
+    pub facts: Facts,
+}
+
+/// What was decided.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    /// The Database is being deleted.
+    pub deleting: bool,
+    /// The data set.
+    pub data_set: Option<DataSet>,
+    /// Durability in force.
+    pub durability: Option<Durability>,
+    /// Instances that belong to the database (the spec's, unless durability forbids it).
+    pub instances: i32,
+    /// Pods that are to run now.
+    pub replicas: i32,
+    /// Exclusive work.
+    pub operation: Option<Operation>,
+    /// Why the spec cannot be carried out.
+    pub problem: Option<Problem>,
+    /// What is waited for, for people.
+    pub waiting: Option<String>,
+    /// Hash of what the agents are told.
+    pub config_hash: String,
+    /// Pods that are behind their template.
+    pub rollout: Rollout,
+    /// Something else is left to write.
+    pub pending: bool,
+    /// The StatefulSet is as wanted, and its controller has seen it.
+    pub settled: bool,
+    /// Volumes that are still growing.
+    pub growing: Vec<String>,
+    /// Value of annotation `holdfast.dev/restart`.
+    pub restart: Option<String>,
+    /// The BackupStore of the archive is there.
+    pub store_found: bool,
+}
+
+impl Plan {
+    /// A plan that writes nothing.
+    fn nothing() -> Self {
+        Self {
+            finalizer: Finalizer::Leave,
+            secrets: None,
+            service_account: Write::Nothing,
+            role: Write::Nothing,
+            role_binding: Write::Nothing,
+            config_map: Write::Nothing,
+            services: Vec::new(),
+            endpoint_slice: None,
+            budget: Budget::Write(Write::Nothing),
+            claims: Vec::new(),
+            stateful_set: SetStep::Leave,
+            replace: None,
+            remove_claims: Vec::new(),
+            remove_lease: None,
+            needs_live_view: false,
+            facts: Facts::default(),
+        }
+    }
+
+    fn pending(&self) -> bool {
+        self.service_account.pending()
+            || self.role.pending()
+            || self.role_binding.pending()
+            || self.config_map.pending()
+            || self.services.iter().any(Write::pending)
+            || self.endpoint_slice.is_some()
+            || !matches!(self.budget, Budget::Write(Write::Nothing))
+            || !self.claims.is_empty()
+            || self.stateful_set != SetStep::Leave
+    }
+
+    /// Whether another object stands in the way that goes away by itself, without an event that is sure to be seen.
+    pub fn waits_for_others(&self) -> bool {
+        matches!(self.service_account, Write::Wait)
+            || matches!(self.role, Write::Wait)
+            || matches!(self.role_binding, Write::Wait)
+            || matches!(self.config_map, Write::Wait)
+            || self.services.iter().any(|s| matches!(s, Write::Wait))
+            || matches!(self.budget, Budget::Write(Write::Wait))
+            || self.stateful_set == SetStep::Wait
+            || self.facts.waiting.is_some()
+    }
+}
+
+/// Decides. `valid` is what `validate` made of the Database.
+pub fn plan(
+    observed: &Observed,
+    valid: Result<&ValidatedDatabase, &Invalid>,
+    settings: &Settings,
+    now: Timestamp,
+) -> Plan {
+    let mut plan = Plan::nothing();
+    if observed.database.metadata.deletion_timestamp.is_some() {
+        delete(observed, &mut plan);
+        return plan;
+    }
+    plan.finalizer = finalizer(observed);
+    let operation = quiesce::operation(observed);
+    plan.facts.operation = Some(operation.clone());
+    plan.facts.instances = observed.database.spec.instances;
+    plan.facts.restart = observed.database.annotations().get(names::ANNOTATION_RESTART).cloned();
+    if operation.stops() {
+        // Whatever else may be wrong: who holds the Lease must get a quiet database.
+        plan.stateful_set = stop(observed);
+    } else if !observed.database.spec.stopped {
+        plan.facts.replicas = observed.database.spec.instances;
+    }
+    let db = match valid {
+        Ok(db) => db,
+        Err(invalid) => {
+            plan.facts.problem = Some(Problem::new(invalid.reason(), invalid.to_string()));
+            return plan;
+        }
+    };
+    match volumes::choose(observed) {
+        Choice::Chosen(data_set) => carry_out(observed, db, &data_set, &operation, settings, now, &mut plan),
+        Choice::Refused(problem) => plan.facts.problem = Some(problem),
+        Choice::Terminating(claims) => {
+            plan.facts.waiting = Some(format!("volumes that are being deleted: {}", claims.join(", ")));
+        }
+    }
+    plan
+}
+
+/// The plan for a Database that can be carried out.
+fn carry_out(
+    observed: &Observed,
+    db: &ValidatedDatabase,
+    data_set: &DataSet,
+    operation: &Operation,
+    settings: &Settings,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
+    let live = observed.stateful_set.as_deref();
+    let told =
+        observed.config_map.as_deref().and_then(config_map::told).filter(|told| told.database_uid == db.uid);
+    let status = observed.database.status.as_ref();
+    let recorded =
+        status.and_then(|s| s.durability.clone()).or_else(|| told.as_ref().map(|t| t.durability.clone()));
+    let running = live.and_then(|set| set.spec.as_ref()?.replicas).filter(|n| *n > 0);
+    let decision = durability::decide(db, recorded.as_ref(), running);
+    let archive = config_map::archive(db, observed.store.as_deref(), told.as_ref());
+    let store = archive.as_ref().map(|a| a.store.clone());
+    let config = config_map::agent_config(
+        db,
+        config_map::Decided {
+            instances: decision.instances,
+            data_set: &data_set.id,
+            history: &data_set.history,
+            system_identifier: data_set.system_identifier.as_deref().unwrap_or_default(),
+            durability: &decision.durability,
+            archive,
+        },
+    );
+    let stopped = operation.stops() || db.spec.stopped;
+    let facts = &mut plan.facts;
+    facts.data_set = Some(data_set.clone());
+    facts.durability = Some(decision.durability);
+    facts.instances = decision.instances;
+    facts.replicas = if stopped { 0 } else { decision.instances };
+    facts.problem = decision.problem;
+    facts.config_hash = config.hash();
+    facts.growing = volumes::growing(observed, &data_set.id, decision.instances);
+    facts.store_found = observed.store.is_some();
+
+    let highest = observed.instances.iter().map(|i| i.ordinal + 1).max().unwrap_or(0);
+    let pods = decision.instances.max(highest).max(running.unwrap_or(0));
+    let uid = db.uid.as_str();
+    plan.service_account = change(rbac::service_account(db), observed.service_account.as_deref(), uid);
+    plan.role = change(rbac::role(db, pods), observed.role.as_deref(), uid);
+    plan.role_binding = change(rbac::role_binding(db), observed.role_binding.as_deref(), uid);
+    plan.config_map = change(config_map::config_map(db, &config), observed.config_map.as_deref(), uid);
+    plan.services = services::services(db)
+        .into_iter()
+        .map(|service| {
+            let live = observed.services.get(&service.name_any()).map(AsRef::as_ref);
+            change(service, live, uid)
+        })
+        .collect();
+    let rw = observed.services.get(&names::service_rw(db.name.as_str())).map(AsRef::as_ref);
+    plan.endpoint_slice = services::endpoint_slice(db, rw, observed.endpoint_slice.as_deref());
+    plan.budget = budget(observed, db, decision.instances);
+
+    if !operation.stops() {
+        plan.claims = volumes::patches(observed, data_set, &db.size, decision.instances);
+        let decided = stateful_set::Decided {
+            replicas: plan.facts.replicas,
+            data_set: &data_set.id,
+            history: &data_set.history,
+            store: store.as_ref(),
+            agent_image: &settings.agent_image,
+        };
+        set_step(observed, db, decided, operation, plan);
+        let settled = plan.stateful_set == SetStep::Leave
+            && live.is_some_and(|set| {
+                set.status.as_ref().and_then(|s| s.observed_generation) >= set.metadata.generation
+            });
+        plan.facts.settled = settled;
+        if plan.facts.replicas > 0 {
+            plan.facts.rollout = rollout::rollout(observed, plan.facts.replicas, settled);
+            plan.replace = plan.facts.rollout.next.clone();
+        }
+    }
+    plan.secrets = want_secrets(observed, db, now, plan);
+    plan.facts.pending = plan.pending();
+}
+
+/// The step for the StatefulSet.
+fn set_step(
+    observed: &Observed,
+    db: &ValidatedDatabase,
+    decided: stateful_set::Decided<'_>,
+    operation: &Operation,
+    plan: &mut Plan,
+) {
+    let live = observed.stateful_set.as_deref();
+    if live.is_some_and(|set| must_wait(set, &db.uid)) {
+        plan.stateful_set = SetStep::Wait;
+        return;
+    }
+    let leftover = match operation {
+        Operation::Leftover(pods) => {
+            Some(format!("pods of an operation that still run beside the volumes: {}", pods.join(", ")))
+        }
+        _ => None,
+    };
+    let Some(live) = live else {
+        plan.needs_live_view = true;
+        match leftover {
+            Some(why) => plan.facts.waiting = Some(why),
+            None => plan.stateful_set = create(stateful_set::stateful_set(db, decided, None), &db.uid),
+        }
+        return;
+    };
+    let uid = live.uid().unwrap_or_default();
+    if stateful_set::data_set(live) != Some(decided.data_set) {
+        // Other volumes: nothing may run on the old ones any more when the new ones come into use.
+        plan.needs_live_view = true;
+        plan.stateful_set = match stop(observed) {
+            SetStep::Leave if observed.instances.is_empty() => SetStep::Delete { uid, orphan: false },
+            step => step,
+        };
+        plan.facts.waiting = Some(format!("the change to data set {}", decided.data_set));
+        return;
+    }
+    let grown = plan.claims.iter().all(|patch| patch.grow_to.is_none());
+    if stateful_set::template_bytes(live) != Some(db.size.bytes) && grown {
+        // Claim templates cannot change: the StatefulSet is made anew, and its pods run on.
+        plan.stateful_set = SetStep::Delete { uid, orphan: true };
+        return;
+    }
+    let starts = decided.replicas > 0 && live.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1) == 0;
+    if starts {
+        plan.needs_live_view = true;
+        if leftover.is_some() {
+            plan.facts.waiting = leftover;
+            return;
+        }
+    }
+    plan.stateful_set = match change(stateful_set::stateful_set(db, decided, Some(live)), Some(live), &db.uid)
+    {
+        Write::Nothing => SetStep::Leave,
+        Write::Wait => SetStep::Wait,
+        Write::Create(set) => SetStep::Create(Box::new(set)),
+        Write::Update(set) => SetStep::Update(Box::new(set)),
+    };
+}
+
+fn create(set: StatefulSet, uid: &str) -> SetStep {
+    match change(set, None, uid) {
+        Write::Create(set) => SetStep::Create(Box::new(set)),
+        _ => SetStep::Leave,
+    }
+}
+
+/// Stops the pods, if they are not stopped.
+fn stop(observed: &Observed) -> SetStep {
+    match observed.stateful_set.as_deref() {
+        Some(set) if set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1) != 0 => {
+            SetStep::Stop { uid: set.uid().unwrap_or_default() }
+        }
+        _ => SetStep::Leave,
+    }
+}
+
+fn budget(observed: &Observed, db: &ValidatedDatabase, instances: i32) -> Budget {
+    let live = observed.budget.as_deref();
+    match (disruption::budget(db, instances), live) {
+        (Some(wanted), live) => Budget::Write(change(wanted, live, &db.uid)),
+        (None, Some(live)) if live.metadata.deletion_timestamp.is_none() => {
+            Budget::Delete(Named { name: live.name_any(), uid: live.uid().unwrap_or_default() })
+        }
+        (None, _) => Budget::Write(Write::Nothing),
+    }
+}
+
+/// The Secrets cannot be read, so they are made sure of when a missing one would show: before the first pods, when the
+/// template changes, and while instances are missing.
+fn want_secrets(observed: &Observed, db: &ValidatedDatabase, now: Timestamp, plan: &Plan) -> Option<bool> {
+    let bound = observed.database.status.as_ref().is_some_and(|s| s.binding.is_some());
+    let ready = observed.instances.iter().filter(|i| i.ready).count();
+    let missing = i32::try_from(ready).unwrap_or(i32::MAX) < plan.facts.replicas;
+    let written = matches!(plan.stateful_set, SetStep::Create(_) | SetStep::Update(_));
+    let long_ago =
+        observed.secrets_ensured.is_none_or(|then| now.as_second() - then.as_second() >= SECRETS_SECONDS);
+    let wanted = written || ((missing || !bound) && long_ago);
+    wanted.then_some(db.spec.postgresql.superuser == Superuser::Enabled)
+}
+
+fn has_finalizer(observed: &Observed) -> bool {
+    observed.database.finalizers().iter().any(|f| f == names::FINALIZER)
+}
+
+fn finalizer(observed: &Observed) -> Finalizer {
+    let wanted = observed.database.spec.deletion_policy == DeletionPolicy::Delete;
+    match (wanted, has_finalizer(observed)) {
+        (true, false) => Finalizer::Add,
+        (false, true) => Finalizer::Remove,
+        _ => Finalizer::Leave,
+    }
+}
+
+/// The end. With deletionPolicy Retain there is nothing to do: the garbage collector takes the children, and the volumes
+/// stay. With Delete first the pods go, then the volumes of every data set, then the finalizer.
+fn delete(observed: &Observed, plan: &mut Plan) {
+    plan.facts.deleting = true;
+    if !has_finalizer(observed) {
+        return;
+    }
+    if observed.database.spec.deletion_policy == DeletionPolicy::Retain {
+        plan.finalizer = Finalizer::Remove;
+        return;
+    }
+    if let Some(set) = observed.stateful_set.as_deref() {
+        plan.stateful_set = if set.metadata.deletion_timestamp.is_some() {
+            SetStep::Wait
+        } else {
+            SetStep::Delete { uid: set.uid().unwrap_or_default(), orphan: false }
+        };
+        return;
+    }
+    if !observed.instances.is_empty() {
+        plan.facts.waiting = Some("the end of the pods".into());
+        return;
+    }
+    plan.remove_claims = volumes::all(observed);
+    let lease = observed.primary_lease.as_deref().filter(|lease| lease.metadata.deletion_timestamp.is_none());
+    plan.remove_lease = lease.map(|l| Named { name: l.name_any(), uid: l.uid().unwrap_or_default() });
+    if plan.remove_claims.is_empty() && plan.remove_lease.is_none() {
+        plan.finalizer = Finalizer::Remove;
+    }
+}

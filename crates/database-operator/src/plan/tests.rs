@@ -1,0 +1,349 @@
+//! From a Database in YAML to the plan.
+
+use super::{children::Write, fixtures::*, *};
+use crate::validate::validate;
+use holdfast_core::{BackupStore, crd::database::DurabilityMode, ids, report::Role, wire::AgentConfig};
+use serde_json::json;
+use std::sync::Arc;
+
+fn made(observed: &Observed) -> Plan {
+    let valid = validate(&observed.database, &settings());
+    plan(observed, valid.as_ref(), &settings(), now())
+}
+
+fn take<K: Clone>(write: &Write<K>) -> K {
+    match write {
+        Write::Create(object) | Write::Update(object) => object.clone(),
+        _ => panic!("nothing to write"),
+    }
+}
+
+fn set_of(plan: &Plan) -> StatefulSet {
+    match &plan.stateful_set {
+        SetStep::Create(set) | SetStep::Update(set) => (**set).clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn config_of(plan: &Plan) -> AgentConfig {
+    config_map::told(&take(&plan.config_map)).unwrap()
+}
+
+/// Carries a plan out, as the API server, the StatefulSet controller and the agents would.
+fn carry_out(seen: &mut Observed, plan: &Plan) {
+    fn put<K: Clone>(slot: &mut Option<Arc<K>>, write: &Write<K>) {
+        if let Write::Create(object) | Write::Update(object) = write {
+            *slot = Some(Arc::new(object.clone()));
+        }
+    }
+    put(&mut seen.service_account, &plan.service_account);
+    put(&mut seen.role, &plan.role);
+    put(&mut seen.role_binding, &plan.role_binding);
+    put(&mut seen.config_map, &plan.config_map);
+    for service in &plan.services {
+        let mut slot = None;
+        put(&mut slot, service);
+        seen.services.extend(slot.map(|s| (s.name_any(), s)));
+    }
+    seen.endpoint_slice = plan.endpoint_slice.clone().map(Arc::new).or(seen.endpoint_slice.take());
+    if let Budget::Write(budget) = &plan.budget {
+        put(&mut seen.budget, budget);
+    }
+    if let SetStep::Create(set) | SetStep::Update(set) = &plan.stateful_set {
+        let mut set = (**set).clone();
+        set.metadata.uid = Some("set-1".into());
+        set.metadata.generation = Some(1);
+        let replicas = set.spec.as_ref().unwrap().replicas.unwrap();
+        let status = json!({"replicas": replicas, "observedGeneration": 1, "updateRevision": "new"});
+        set.status = Some(serde_json::from_value(status).unwrap());
+        let id = stateful_set::data_set(&set).unwrap().to_string();
+        let history = ids::history(UID);
+        seen.claims = (0..replicas)
+            .map(|i| claim_with(&id, i, "current", &[(names::LABEL_HISTORY, &history)], None))
+            .collect();
+        seen.instances = (0..replicas)
+            .map(|i| {
+                instance(i, |r| {
+                    r.role = if i == 0 { Role::Primary } else { Role::Replica };
+                    r.streaming = (1..replicas).filter(|_| i == 0).map(|i| names::pod("orders", i)).collect();
+                    r.system_identifier = "7501".into();
+                })
+            })
+            .collect();
+        seen.stateful_set = Some(Arc::new(set));
+    }
+    for patch in &plan.claims {
+        for claim in seen.claims.iter_mut().filter(|c| c.name_any() == patch.name) {
+            let label =
+                patch.system_identifier.clone().map(|id| (names::LABEL_SYSTEM_IDENTIFIER.to_string(), id));
+            Arc::make_mut(claim).labels_mut().extend(label);
+        }
+    }
+    let mut database = (*seen.database).clone();
+    database.status.get_or_insert_default().binding = Some(Default::default());
+    seen.database = Arc::new(database);
+}
+
+/// What is there when everything has been carried out.
+fn carried_out(extra: &str) -> Observed {
+    let mut seen = observed(extra);
+    for _ in 0..5 {
+        let plan = made(&seen);
+        if !plan.facts.pending {
+            return seen;
+        }
+        carry_out(&mut seen, &plan);
+    }
+    panic!("it does not settle: {:#?}", made(&seen));
+}
+
+#[test]
+fn a_database_from_nothing() {
+    let plan = made(&observed(""));
+    assert!(plan.needs_live_view, "volumes that the cache does not show yet would be passed over");
+    assert_eq!(plan.secrets, Some(false));
+    let config = config_of(&plan);
+    assert_eq!((config.instances, config.system_identifier.as_str()), (3, ""));
+    assert_eq!(config.durability.mode, DurabilityMode::Required);
+    assert_eq!(config.data_set, ids::data_set(UID));
+    let set = set_of(&plan);
+    let spec = set.spec.as_ref().unwrap();
+    assert_eq!((spec.replicas, spec.service_name.as_deref()), (Some(3), Some("orders-pods")));
+    let claim = &spec.volume_claim_templates.as_ref().unwrap()[0];
+    assert_eq!(claim.metadata.name, Some(ids::data_set(UID)));
+    assert_eq!(claim.labels()[names::LABEL_DATA_SET_STATE], "current");
+    let pod = spec.template.spec.as_ref().unwrap();
+    let container = &pod.containers[0];
+    assert_eq!(container.image.as_deref(), Some("postgres:17"));
+    assert_eq!(container.command.as_ref().unwrap().join(" "), "/holdfast/bin/holdfast-agent run");
+    assert!(container.env.iter().flatten().all(|e| e.value.is_none()), "nothing but the downward API");
+    assert_eq!(pod.init_containers.as_ref().unwrap()[0].image.as_deref(), Some("holdfast/agent:1"));
+    assert_eq!(plan.services.len(), 4);
+    let rw = take(&plan.services[0]);
+    assert_eq!((rw.name_any().as_str(), rw.spec.unwrap().selector), ("orders-rw", None));
+    let Budget::Write(Write::Create(budget)) = &plan.budget else { panic!("no budget") };
+    assert_eq!(budget.spec.as_ref().unwrap().unhealthy_pod_eviction_policy.as_deref(), Some("AlwaysAllow"));
+    let role = take(&plan.role);
+    let pods = role.rules.unwrap().into_iter().find(|r| r.resources == Some(vec!["pods".into()])).unwrap();
+    assert_eq!(pods.resource_names.unwrap(), ["orders-0", "orders-1", "orders-2"]);
+    assert!(plan.endpoint_slice.is_none(), "it waits for the Service's address family");
+}
+
+#[test]
+fn a_database_that_is_as_wanted_needs_no_write() {
+    let plan = made(&carried_out(""));
+    assert!(!plan.facts.pending, "{plan:#?}");
+    assert_eq!((plan.secrets, plan.replace, plan.needs_live_view), (None, None, false));
+    assert_eq!(plan.finalizer, Finalizer::Leave);
+}
+
+#[test]
+fn the_system_identifier_forbids_initdb_and_restarts_nothing() {
+    let mut seen = carried_out("");
+    for claim in &mut seen.claims {
+        Arc::make_mut(claim).labels_mut().remove(names::LABEL_SYSTEM_IDENTIFIER);
+    }
+    let plan = made(&seen);
+    assert_eq!(plan.claims.len(), 3);
+    assert!(plan.claims.iter().all(|c| c.system_identifier.as_deref() == Some("7501")));
+    assert!(matches!(plan.stateful_set, SetStep::Leave), "{:?}", plan.stateful_set);
+    assert_eq!(plan.replace, None);
+}
+
+#[test]
+fn a_new_operator_restarts_nothing() {
+    let seen = carried_out("");
+    let newer = Settings {
+        agent_image: "holdfast/agent:2".into(),
+        postgres_images: [("17".to_string(), "postgres:17.99".to_string())].into(),
+    };
+    let valid = validate(&seen.database, &newer);
+    let same = plan(&seen, valid.as_ref(), &newer, now());
+    assert_eq!(same.stateful_set, SetStep::Leave);
+    // Together with another change the new images are taken.
+    let mut seen = seen;
+    let mut database = (*seen.database).clone();
+    database.annotations_mut().insert(names::ANNOTATION_RESTART.into(), "today".into());
+    seen.database = Arc::new(database);
+    let valid = validate(&seen.database, &newer);
+    let set = set_of(&plan(&seen, valid.as_ref(), &newer, now()));
+    let images = stateful_set::images(&set).unwrap();
+    assert_eq!((images.agent.as_str(), images.postgres.as_str()), ("holdfast/agent:2", "postgres:17.99"));
+    assert_eq!(
+        stateful_set::template_annotation(&set, names::ANNOTATION_RESTARTED).as_deref(),
+        Some("today")
+    );
+}
+
+#[test]
+fn the_image_of_the_spec_changes_at_once() {
+    let mut seen = carried_out("image: registry.example/postgres:17.1");
+    let mut database = (*seen.database).clone();
+    database.spec.image = Some("registry.example/postgres:17.2".into());
+    seen.database = Arc::new(database);
+    let images = stateful_set::images(&set_of(&made(&seen))).unwrap();
+    assert_eq!(images.postgres, "registry.example/postgres:17.2");
+}
+
+#[test]
+fn more_room_first_for_the_volumes_then_in_the_template() {
+    let mut seen = carried_out("");
+    let mut database = (*seen.database).clone();
+    database.spec.storage.size.0 = "2Gi".into();
+    seen.database = Arc::new(database);
+    let first = made(&seen);
+    assert_eq!(first.claims.iter().filter(|c| c.grow_to.is_some()).count(), 3);
+    assert_eq!(first.stateful_set, SetStep::Leave);
+    for claim in &mut seen.claims {
+        let claim = Arc::make_mut(claim);
+        let requests = claim.spec.as_mut().unwrap().resources.as_mut().unwrap().requests.as_mut().unwrap();
+        requests.get_mut("storage").unwrap().0 = "2Gi".into();
+    }
+    let second = made(&seen);
+    assert_eq!(second.stateful_set, SetStep::Delete { uid: "set-1".into(), orphan: true });
+    assert_eq!(second.facts.growing.len(), 3);
+    seen.stateful_set = None;
+    let set = set_of(&made(&seen));
+    assert_eq!(stateful_set::template_bytes(&set), Some(2 << 30));
+}
+
+#[test]
+fn stopped_keeps_everything_but_the_pods() {
+    let mut seen = carried_out("");
+    let mut database = (*seen.database).clone();
+    database.spec.stopped = true;
+    seen.database = Arc::new(database);
+    let plan = made(&seen);
+    assert_eq!(set_of(&plan).spec.unwrap().replicas, Some(0));
+    assert!(!plan.needs_live_view);
+}
+
+#[test]
+fn exclusive_work() {
+    // Case: Lease, live pods of the set, workers (token, phase); expected: operation, step.
+    let running = carried_out("");
+    let mut seen = running.clone();
+    seen.operation_lease = Some(operation_lease("Shared", "t1"));
+    assert_eq!(made(&seen).stateful_set, SetStep::Leave, "a backup stops nothing");
+
+    seen.operation_lease = Some(operation_lease("Exclusive", "t1"));
+    let stopping = made(&seen);
+    assert_eq!(stopping.stateful_set, SetStep::Stop { uid: "set-1".into() });
+    assert!(matches!(stopping.facts.operation, Some(Operation::Stopping { .. })));
+
+    let mut down = seen.clone();
+    Arc::make_mut(down.stateful_set.as_mut().unwrap()).spec.as_mut().unwrap().replicas = Some(0);
+    assert!(matches!(made(&down).facts.operation, Some(Operation::Stopping { .. })), "pods are still there");
+    down.instances.clear();
+    assert_eq!(made(&down).facts.operation, Some(Operation::Quiesced { token: "t1".into() }));
+    down.workers = vec![worker("hfb-1", "t0", "Running"), worker("hfr-1", "t1", "Running")];
+    let Some(Operation::Stopping { left, .. }) = made(&down).facts.operation else {
+        panic!("another token's pod")
+    };
+    assert_eq!(left, ["hfb-1"]);
+
+    // The Lease is gone, but its pod still writes.
+    down.operation_lease = None;
+    let waits = made(&down);
+    assert!(waits.needs_live_view);
+    assert_eq!(waits.stateful_set, SetStep::Leave);
+    assert!(waits.facts.waiting.unwrap().contains("hfr-1"));
+    down.workers = vec![worker("hfr-1", "t1", "Succeeded")];
+    let starts = made(&down);
+    assert!(starts.needs_live_view);
+    assert_eq!(set_of(&starts).spec.unwrap().replicas, Some(3));
+}
+
+#[test]
+fn exclusive_work_is_let_in_even_when_the_spec_cannot_be_carried_out() {
+    let mut seen = carried_out("");
+    let mut database = (*seen.database).clone();
+    database.spec.version = "15".into();
+    seen.database = Arc::new(database);
+    let invalid = made(&seen);
+    assert_eq!(
+        (invalid.stateful_set, invalid.facts.problem.unwrap().reason),
+        (SetStep::Leave, "ImageUnknown".into())
+    );
+    seen.operation_lease = Some(operation_lease("Exclusive", "t1"));
+    assert_eq!(made(&seen).stateful_set, SetStep::Stop { uid: "set-1".into() });
+}
+
+#[test]
+fn after_a_restore_the_set_is_made_anew_on_the_new_volumes() {
+    let mut seen = carried_out("");
+    let old = ids::data_set(UID);
+    seen.claims.push(claim_with(
+        "d0restor",
+        0,
+        "current",
+        &[(names::LABEL_SYSTEM_IDENTIFIER, "7501")],
+        Some(&old),
+    ));
+    let first = made(&seen);
+    assert_eq!(
+        first.stateful_set,
+        SetStep::Stop { uid: "set-1".into() },
+        "nothing runs on the old volumes any more"
+    );
+    Arc::make_mut(seen.stateful_set.as_mut().unwrap()).spec.as_mut().unwrap().replicas = Some(0);
+    assert_eq!(made(&seen).stateful_set, SetStep::Leave, "not before the pods are gone");
+    seen.instances.clear();
+    let second = made(&seen);
+    assert_eq!(second.stateful_set, SetStep::Delete { uid: "set-1".into(), orphan: false });
+    assert!(second.needs_live_view);
+    seen.stateful_set = None;
+    let third = made(&seen);
+    assert_eq!(stateful_set::data_set(&set_of(&third)), Some("d0restor"));
+    assert_eq!(config_of(&third).history, "hd0restor");
+}
+
+#[test]
+fn a_store_that_is_not_there_blocks_nothing_and_stops_nothing() {
+    let plan = made(&observed("archive: {storeRef: {name: main}}"));
+    assert!(config_of(&plan).archive.is_none() && !plan.facts.store_found);
+    let mut seen = observed("archive: {storeRef: {name: main}}");
+    let store: BackupStore = serde_json::from_value(json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupStore",
+        "metadata": {"name": "main", "namespace": "shop"}, "spec": {"s3": {"bucket": "b", "credentialsSecretRef": {"name": "s3"}}}}))
+    .unwrap();
+    seen.store = Some(Arc::new(store));
+    let plan = made(&seen);
+    assert_eq!(config_of(&plan).archive.unwrap().store_name, "main");
+    assert!(stateful_set::secrets(&set_of(&plan).spec.unwrap().template).contains(&"s3".to_string()));
+    // It vanishes: what agents were told stays.
+    seen.config_map = Some(Arc::new(take(&plan.config_map)));
+    seen.store = None;
+    assert_eq!(made(&seen).config_map, Write::Nothing);
+}
+
+#[test]
+fn the_finalizer_follows_the_deletion_policy() {
+    let mut seen = observed("deletionPolicy: Delete");
+    assert_eq!(made(&seen).finalizer, Finalizer::Add);
+    let mut database = (*seen.database).clone();
+    database.metadata.finalizers = Some(vec![names::FINALIZER.into()]);
+    database.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
+    seen.database = Arc::new(database);
+    seen.stateful_set = Some(running(3, "d1"));
+    seen.claims = vec![claim("d1", 0, "current"), claim("d0", 0, "retired")];
+    seen.instances = vec![instance(0, |_| {})];
+    assert_eq!(made(&seen).stateful_set, SetStep::Delete { uid: "set-1".into(), orphan: false });
+    seen.stateful_set = None;
+    assert!(made(&seen).remove_claims.is_empty(), "the pods first");
+    seen.instances.clear();
+    let plan = made(&seen);
+    assert_eq!((plan.remove_claims.len(), plan.finalizer), (2, Finalizer::Leave));
+    seen.claims.clear();
+    assert_eq!(made(&seen).finalizer, Finalizer::Remove);
+}
+
+#[test]
+fn children_of_a_database_that_was_just_deleted_go_first() {
+    let mut seen = carried_out("");
+    let mut database = (*seen.database).clone();
+    database.metadata.uid = Some("another".into());
+    seen.database = Arc::new(database);
+    let plan = made(&seen);
+    assert_eq!((&plan.stateful_set, &plan.config_map), (&SetStep::Wait, &Write::Wait));
+    assert!(plan.waits_for_others());
+}

@@ -1,0 +1,133 @@
+//! The restore operator: reconciles `Restore`, one run each, into the same Database or into a new one.
+//!
+//! It meets the other operators only in objects: it asks a Database to stop with the operation Lease and reads the answer from
+//! condition Quiesced; it hands restored data over with one write to a volume's labels.
+
+pub mod apply;
+pub mod desired;
+pub mod metrics;
+pub mod observe;
+pub mod plan;
+pub mod status;
+pub mod validate;
+
+#[cfg(test)]
+mod tests;
+
+use crate::{metrics::RestoreMetrics, observe::Observed, plan::Step, validate::Settings};
+use holdfast_core::{Database, Restore, names};
+use holdfast_runtime::operator::{self, Process};
+use k8s_openapi::{
+    api::{batch::v1::Job, coordination::v1::Lease, core::v1::PersistentVolumeClaim},
+    jiff::Timestamp,
+};
+use kube::{
+    Resource, ResourceExt,
+    runtime::{
+        Controller,
+        controller::Action,
+        reflector::{ObjectRef, Store},
+    },
+};
+use std::{sync::Arc, time::Duration};
+
+/// Steps carried out in one reconcile before others get their turn.
+const STEPS: usize = 24;
+
+/// What a reconcile works with.
+pub struct Context {
+    /// The process: client, events.
+    pub process: Process,
+    /// Images.
+    pub settings: Settings,
+    /// Series of this operator.
+    pub metrics: RestoreMetrics,
+}
+
+/// Why a reconcile did not come to its end. All of these are tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Reading the world failed.
+    #[error(transparent)]
+    Observe(#[from] observe::Error),
+    /// The next step could not be worked out.
+    #[error(transparent)]
+    Plan(#[from] plan::Error),
+    /// Carrying out a step failed.
+    #[error(transparent)]
+    Apply(#[from] apply::Error),
+}
+
+/// Runs the controller until the process ends. Fails when the environment lacks what it needs.
+pub async fn run(process: Process) {
+    let settings = Settings::from_environment();
+    let metrics = match RestoreMetrics::register(&process.metrics.registry) {
+        Ok(metrics) => metrics,
+        Err(error) => {
+            tracing::error!(%error, "the metrics could not be registered");
+            return;
+        }
+    };
+    let context = Arc::new(Context { process: process.clone(), settings, metrics });
+    let ours = operator::watching().labels("app.kubernetes.io/managed-by=holdfast");
+    let labelled = operator::watching().labels(names::LABEL_DATABASE);
+    let controller = Controller::new(process.api::<Restore>(), operator::watching());
+    let store = controller.store();
+    let controller = controller
+        .owns(process.api::<Job>(), ours)
+        .watches(process.api::<Database>(), operator::watching(), {
+            let store = store.clone();
+            move |database| of_database(&store, database.namespace(), Some(&database.name_any()))
+        })
+        .watches(process.api::<Lease>(), labelled.clone(), {
+            let store = store.clone();
+            move |lease| of_label(&store, &lease)
+        })
+        .watches(process.api::<PersistentVolumeClaim>(), labelled, move |claim| of_label(&store, &claim));
+    operator::drive(controller, "restore", &process, context, reconcile).await;
+}
+
+/// The Restores that work on the Database which an object's label names.
+fn of_label<K: Resource>(store: &Store<Restore>, object: &K) -> Vec<ObjectRef<Restore>> {
+    let database = object.meta().labels.as_ref().and_then(|l| l.get(names::LABEL_DATABASE));
+    of_database(store, object.meta().namespace.clone(), database.map(String::as_str))
+}
+
+/// The unfinished Restores that work on a Database or take their data from it.
+fn of_database(
+    store: &Store<Restore>,
+    namespace: Option<String>,
+    database: Option<&str>,
+) -> Vec<ObjectRef<Restore>> {
+    let Some(database) = database else { return Vec::new() };
+    store
+        .state()
+        .iter()
+        .filter(|restore| {
+            restore.namespace() == namespace
+                && !status::finished(restore)
+                && (validate::target(&restore.spec) == database
+                    || validate::source_database(&restore.spec) == Some(database))
+        })
+        .map(|restore| ObjectRef::from_obj(restore.as_ref()))
+        .collect()
+}
+
+/// One Restore: observe, work out the one next step, carry it out, and again until there is something to wait for.
+async fn reconcile(restore: Arc<Restore>, context: Arc<Context>) -> Result<Action, Error> {
+    // Final, so even an old copy suffices to know it: finished runs cost no request.
+    if status::finished(&restore) {
+        return Ok(Action::await_change());
+    }
+    for _ in 0..STEPS {
+        let Some(observed) = Observed::read(&context, &restore).await? else {
+            return Ok(Action::await_change());
+        };
+        match plan::next_step(&context.settings, &observed, Timestamp::now())? {
+            Step::Done => return Ok(Action::await_change()),
+            Step::Wait(after) => return Ok(Action::requeue(after)),
+            step => apply::apply(&context, &observed, step).await?,
+        }
+    }
+    Ok(Action::requeue(Duration::from_secs(1)))
+}

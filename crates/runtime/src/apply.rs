@@ -1,0 +1,157 @@
+//! Writes to the Kubernetes API, each with a deadline. Touches the one object it is given.
+
+use kube::{
+    Api, Resource,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{fmt::Debug, future::Future, time::Duration};
+
+/// How long one write may take. A reconcile has room for a few of them.
+pub const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Server-side apply with force: this manager owns exactly the fields in `object`, and drops those it no longer names.
+///
+/// Fills apiVersion and kind. Errors: the object has no name, the API refuses it, or no answer within [`DEADLINE`].
+pub async fn apply<K>(api: &Api<K>, manager: &str, object: &K) -> Result<K, kube::Error>
+where
+    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + Debug,
+{
+    let mut body = serde_json::to_value(object).map_err(kube::Error::SerdeError)?;
+    let name = object.meta().name.clone().unwrap_or_default();
+    if let Some(meta) = body.get_mut("metadata").and_then(serde_json::Value::as_object_mut) {
+        // What the server fills in is not ours to apply; managedFields would even be refused.
+        for field in
+            ["managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink"]
+        {
+            meta.remove(field);
+        }
+    }
+    apply_json(api, manager, &name, &body).await
+}
+
+/// Server-side apply with force of a partial intent: only the fields in `body`. Fills apiVersion, kind and the name.
+///
+/// Errors: the API refuses it, or no answer within [`DEADLINE`].
+pub async fn apply_json<K>(
+    api: &Api<K>,
+    manager: &str,
+    name: &str,
+    body: &serde_json::Value,
+) -> Result<K, kube::Error>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
+{
+    let intent = typed::<K>(name, body);
+    bounded(api.patch(name, &PatchParams::apply(manager).force(), &Patch::Apply(&intent))).await
+}
+
+/// Creates an object. `None`: one of that name is there already; it is the caller's to find out whose.
+///
+/// Errors: the API refuses it, or no answer within [`DEADLINE`] (then the object may exist).
+pub async fn create<K>(api: &Api<K>, object: &K) -> Result<Option<K>, kube::Error>
+where
+    K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + Debug,
+{
+    match bounded(api.create(&PostParams::default(), object)).await {
+        Ok(created) => Ok(Some(created)),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Deletes the very object with this uid. `false`: it is gone already, or another one bears the name now.
+///
+/// Errors: the API refuses it, or no answer within [`DEADLINE`].
+pub async fn delete<K>(
+    api: &Api<K>,
+    name: &str,
+    uid: &str,
+    propagation: PropagationPolicy,
+) -> Result<bool, kube::Error>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
+{
+    let params = DeleteParams {
+        propagation_policy: Some(propagation),
+        preconditions: Some(Preconditions { uid: Some(uid.into()), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    match bounded(api.delete(name, &params)).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Server-side apply of `{status}` on the status subresource: this manager owns exactly the fields in `status`.
+///
+/// Errors: the object is gone, the API refuses it, or no answer within [`DEADLINE`].
+pub async fn status<K, S>(api: &Api<K>, manager: &str, name: &str, status: &S) -> Result<K, kube::Error>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
+    S: Serialize,
+{
+    let status = serde_json::to_value(status).map_err(kube::Error::SerdeError)?;
+    let intent = typed::<K>(name, &serde_json::json!({ "status": status }));
+    bounded(api.patch_status(name, &PatchParams::apply(manager).force(), &Patch::Apply(&intent))).await
+}
+
+/// Any call to the API, with [`DEADLINE`]. Reads of an observe step use it too.
+///
+/// Errors: the call's own, or [`kube::Error::Service`] when the time is up.
+pub async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+    within(DEADLINE, call).await
+}
+
+/// Any call to the API, with a deadline of its own.
+///
+/// Errors: the call's own, or [`kube::Error::Service`] when the time is up.
+pub async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(result) => result,
+        Err(_) => Err(kube::Error::Service(
+            format!("no answer from the Kubernetes API within {} s", limit.as_secs_f64()).into(),
+        )),
+    }
+}
+
+/// The body with apiVersion, kind and metadata.name, which server-side apply demands.
+fn typed<K: Resource<DynamicType = ()>>(name: &str, body: &serde_json::Value) -> serde_json::Value {
+    let mut intent = body.clone();
+    if let Some(object) = intent.as_object_mut() {
+        object.insert("apiVersion".into(), K::api_version(&()).into());
+        object.insert("kind".into(), K::kind(&()).into());
+        let meta = object.entry("metadata").or_insert_with(|| serde_json::json!({}));
+        if let Some(meta) = meta.as_object_mut() {
+            meta.insert("name".into(), name.into());
+        }
+    }
+    intent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    #[test]
+    fn an_intent_carries_its_type_and_name() {
+        let body = serde_json::json!({"metadata": {"labels": {"a": "b"}}, "data": {"k": "v"}});
+        let intent = typed::<ConfigMap>("orders-config", &body);
+        assert_eq!(
+            intent,
+            serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"k": "v"},
+                "metadata": {"labels": {"a": "b"}, "name": "orders-config"}})
+        );
+    }
+
+    #[tokio::test]
+    async fn a_call_that_never_answers_ends() {
+        let result: Result<(), _> = within(Duration::from_millis(20), std::future::pending()).await;
+        assert!(result.unwrap_err().to_string().contains("0.02 s"));
+    }
+}

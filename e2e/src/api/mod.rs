@@ -1,0 +1,29 @@
+//! Tests that need an API server and nothing else: what it takes, what it refuses and in which words, who may do what.
+
+use crate::{runner::Test, test};
+
+mod accepted;
+mod permissions;
+mod refused;
+mod server;
+mod updates;
+
+/// All of them.
+pub fn all() -> Vec<Test> {
+    vec![
+        test!(60, accepted::definitions),
+        test!(60, accepted::defaults),
+        test!(60, accepted::good_specs),
+        test!(120, accepted::examples),
+        test!(60, refused::bad_databases),
+        test!(60, refused::bad_stores),
+        test!(60, refused::bad_schedules),
+        test!(60, refused::bad_backups_and_restores),
+        test!(60, refused::unknown_fields),
+        test!(60, updates::immutable_fields),
+        test!(60, updates::shrinking),
+        test!(60, permissions::database_operator),
+        test!(60, permissions::backup_scheduler_operator),
+        test!(60, permissions::restore_operator),
+    ]
+}

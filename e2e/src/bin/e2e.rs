@@ -1,0 +1,9 @@
+//! End-to-end tests on a running cluster to which the operators are deployed.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let passed = holdfast_e2e::runner::main(holdfast_e2e::tests::all()).await?;
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

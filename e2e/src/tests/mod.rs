@@ -1,0 +1,45 @@
+//! The end-to-end tests, one file a theme. Each runs alone and in any order.
+
+use crate::{runner::Test, test};
+
+mod archive;
+mod bad_input;
+mod changes;
+mod deletion;
+mod failover;
+mod operators;
+pub use operators::OPERATORS;
+mod restore;
+mod running;
+mod schedule;
+mod stores;
+mod volumes;
+
+/// All tests; the long ones first, so that the last to end is a short one.
+pub fn all() -> Vec<Test> {
+    vec![
+        test!(420, restore::restore_in_place_pitr),
+        test!(420, restore::restore_new_database),
+        test!(300, failover::failover_force_delete),
+        test!(300, schedule::retention),
+        test!(300, failover::failover_pod_delete),
+        test!(360, deletion::delete_keeps_data),
+        test!(300, volumes::empty_volume_never_leads),
+        test!(300, changes::parameter_change),
+        test!(300, changes::scale_up_down),
+        test!(300, restore::restore_latest),
+        test!(300, restore::restore_fails_rolls_back),
+        test!(300, restore::restore_refused),
+        test!(300, archive::archive_and_backup),
+        test!(240, schedule::backup_schedule),
+        test!(240, bad_input::bad_input),
+        test!(240, volumes::adopt_volumes),
+        test!(240, volumes::initdb_once),
+        test!(240, running::three_instances),
+        test!(180, running::one_instance),
+        test!(240, stores::store_volume),
+        test!(240, stores::store_s3),
+        test!(360, stores::store_errors),
+        test!(60, operators::operators_alone),
+    ]
+}
