@@ -1,6 +1,6 @@
 //! What is printed when a test failed: everything that one would type next.
 
-use crate::{SYSTEM, cluster::Cluster, objects};
+use crate::{SYSTEM, cluster::Cluster, objects, wait::say};
 use holdfast_core::{Backup, BackupSchedule, BackupStore, Database, Restore};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::ListParams};
@@ -27,20 +27,29 @@ pub async fn namespace(cluster: &Cluster, namespace: &str) -> String {
         columns,
     ];
     section(&mut text, cluster, &events).await;
-    for place in [namespace, SYSTEM] {
-        let pods = cluster.api::<Pod>(place).list(&ListParams::default()).await;
-        for pod in pods.map(|l| l.items).unwrap_or_default() {
-            let name = pod.name_any();
-            section(&mut text, cluster, &["logs", "-n", place, &name, "--all-containers", "--tail=40"]).await;
-        }
+    for pod in pods(cluster, namespace).await {
+        section(&mut text, cluster, &["logs", "-n", namespace, &pod, "--all-containers", "--tail=40"]).await;
+    }
+    // Of the operators what concerns this namespace: other tests run at the same time.
+    for pod in pods(cluster, SYSTEM).await {
+        let arguments = ["logs", "-n", SYSTEM, &pod, "--tail=2000"];
+        let said = cluster.kubectl(&arguments).await.unwrap_or_else(|error| say(&error));
+        let lines: Vec<&str> = said.lines().filter(|l| l.contains(namespace)).collect();
+        let last = lines[lines.len().saturating_sub(40)..].join("\n");
+        let _ = writeln!(text, "--- kubectl {} | grep {namespace}\n{last}", arguments.join(" "));
     }
     text
+}
+
+async fn pods(cluster: &Cluster, namespace: &str) -> Vec<String> {
+    let list = cluster.api::<Pod>(namespace).list(&ListParams::default()).await;
+    list.map(|l| l.items.iter().map(|p| p.name_any()).collect()).unwrap_or_default()
 }
 
 async fn section(text: &mut String, cluster: &Cluster, arguments: &[&str]) {
     let said = match cluster.kubectl(arguments).await {
         Ok(said) => said,
-        Err(error) => format!("{error:#}"),
+        Err(error) => say(&error),
     };
     let _ = writeln!(text, "--- kubectl {}\n{}", arguments.join(" "), said.trim_end());
 }

@@ -23,7 +23,8 @@ pub async fn fetch(name: String, path: PathBuf) -> i32 {
 ///
 /// A SIGTERM (the Job was deleted, the node drains) ends it; what it had written without a manifest is no backup.
 pub async fn work() -> anyhow::Result<()> {
-    let text = std::env::var(wire::JOB_VARIABLE).with_context(|| format!("{} is not set", wire::JOB_VARIABLE))?;
+    let text =
+        std::env::var(wire::JOB_VARIABLE).with_context(|| format!("{} is not set", wire::JOB_VARIABLE))?;
     let job: WorkerJob = serde_json::from_str(&text).context("the job cannot be read")?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let result = tokio::select! {
@@ -72,7 +73,8 @@ mod tests {
     #[test]
     fn a_long_message_is_cut_and_still_json() {
         let message = "\"ß\n".repeat(3000);
-        let words = last_words(&WorkerResult::Failed { reason: "Why".into(), message, permanent: false }).unwrap();
+        let words =
+            last_words(&WorkerResult::Failed { reason: "Why".into(), message, permanent: false }).unwrap();
         assert!(words.len() <= TERMINATION_LIMIT);
         assert!(matches!(serde_json::from_slice(&words).unwrap(), WorkerResult::Failed { .. }));
     }

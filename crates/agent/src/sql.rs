@@ -89,7 +89,9 @@ where
 
 impl Session {
     async fn ask(&self, sql: &str) -> anyhow::Result<Vec<SimpleQueryMessage>> {
-        let answer = timeout(self.limit, self.client.simple_query(sql)).await.context("the server did not answer in time")?;
+        let answer = timeout(self.limit, self.client.simple_query(sql))
+            .await
+            .context("the server did not answer in time")?;
         Ok(answer?)
     }
 
@@ -132,7 +134,9 @@ impl Tls {
     fn with_the_databases_ca() -> anyhow::Result<Self> {
         let mut roots = rustls::RootCertStore::empty();
         let path = Path::new(wire::TLS_FOLDER).join("ca.crt");
-        for certificate in CertificateDer::pem_file_iter(&path).with_context(|| format!("reading {}", path.display()))? {
+        for certificate in
+            CertificateDer::pem_file_iter(&path).with_context(|| format!("reading {}", path.display()))?
+        {
             roots.add(certificate?)?;
         }
         let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
@@ -189,7 +193,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut task::Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut *self.0).poll_write(context, bytes)
     }
 

@@ -112,9 +112,9 @@ pub fn decide(histories: &[History], rules: &[Retention], pinned: &[String], now
     }
     // A Restore from a pinned backup may follow any child of its history.
     for (h, _) in all.iter().filter(|at| pinned.contains(&backup(**at).backup_uid)) {
-        for child in 0..histories.len() {
+        for (child, keep) in keeps.iter_mut().enumerate() {
             if child != *h && way_up(histories, &parents, child).iter().any(|(above, _)| above == h) {
-                keeps[child].keep_from(Lsn(0));
+                keep.keep_from(Lsn(0));
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::{
     plan::{
-        Budget, Facts, Finalizer, Plan, Problem, SetStep,
+        Facts, Finalizer, Plan, Problem, SetStep,
         children::{Write, must_wait},
         secrets::{self, SecretError},
         volumes::ClaimPatch,
@@ -66,6 +66,13 @@ impl ApplyError {
         move |source| Self::Api { action, what, source }
     }
 
+    /// The namespace is being deleted, and the Database with it: nothing can be made there any more.
+    pub fn namespace_ends(&self) -> bool {
+        let Self::Api { source: kube::Error::Api(status), .. } = self else { return false };
+        let causes = status.details.iter().flat_map(|details| &details.causes);
+        status.is_forbidden() && causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+    }
+
     /// What a person has to put right; `None`: trying again may help.
     pub fn problem(&self) -> Option<Problem> {
         match self {
@@ -112,6 +119,7 @@ pub async fn apply(
         services,
         endpoint_slice,
         budget,
+        remove_budget,
         claims,
         stateful_set,
         replace,
@@ -131,26 +139,41 @@ pub async fn apply(
         // Before there are volumes that it is to take away.
         writer.finalizers(&[names::FINALIZER]).await?;
     }
-    let all_services =
-        futures::future::try_join_all(services.into_iter().map(|service| writer.child(service)));
+    let all_services = futures::future::join_all(services.into_iter().map(|service| writer.child(service)));
     let made = async {
         match (secrets, valid) {
             (Some(superuser), Some(db)) => writer.secrets(db, superuser, now).await.map(|()| true),
             _ => Ok(false),
         }
     };
-    // All that pods need before they start; the order among these does not matter.
-    let (made, ..) = futures::try_join!(
+    // The API server lets nobody bind a Role that it cannot look up, so the Role comes first.
+    let rights = async {
+        writer.child(role).await?;
+        writer.child(role_binding).await
+    };
+    // All that pods need before they start. Each is tried, so that one that is refused does not keep the others away.
+    let (made, rights, services, service_account, config_map, slice, budget) = tokio::join!(
         made,
-        writer.child(service_account),
-        writer.child(role),
-        writer.child(role_binding),
-        writer.child(config_map),
+        rights,
         all_services,
+        writer.child(service_account),
+        writer.child(config_map),
         writer.endpoint_slice(endpoint_slice),
-        writer.budget(budget),
-    )?;
+        writer.child(budget),
+    );
+    let made = made?;
+    rights?;
+    services.into_iter().collect::<Result<Vec<()>, _>>()?;
+    service_account?;
+    config_map?;
+    slice?;
+    budget?;
     applied.secrets = made;
+    if let Some(budget) = remove_budget {
+        writer
+            .delete::<PodDisruptionBudget>(&budget.name, &budget.uid, PropagationPolicy::Background)
+            .await?;
+    }
     for patch in claims {
         if let Some(problem) = writer.claim(patch).await? {
             applied.refused = Some(problem);
@@ -248,16 +271,6 @@ impl Writer<'_> {
         let Some(slice) = slice else { return Ok(()) };
         let what = format!("EndpointSlice {}", slice.name_any());
         api::create(&self.api(), &slice).await.map(drop).map_err(ApplyError::api("create", what))
-    }
-
-    async fn budget(&self, budget: Budget) -> Result<(), ApplyError> {
-        match budget {
-            Budget::Write(write) => self.child(write).await,
-            Budget::Delete(named) => self
-                .delete::<PodDisruptionBudget>(&named.name, &named.uid, PropagationPolicy::Background)
-                .await
-                .map(drop),
-        }
     }
 
     async fn delete<K>(

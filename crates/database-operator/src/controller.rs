@@ -24,7 +24,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt::Debug,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -60,6 +60,8 @@ pub enum Error {
 #[derive(Default)]
 struct Memory {
     secrets_ensured: Option<Timestamp>,
+    /// Since when instances, by uid, report an error.
+    errors_since: BTreeMap<String, Timestamp>,
     /// The status written last, and the version of the object that it was written over: until the watch shows a newer one
     /// the cache is behind.
     written: Option<(Option<String>, DatabaseStatus)>,
@@ -328,7 +330,7 @@ async fn reconcile(database: Arc<Database>, context: Arc<Context>) -> Result<Act
     let now = Timestamp::now();
     let key = ObjectRef::from_obj(database.as_ref());
     let mut observed = observe::cached(&context.caches, database);
-    remember(&context, &key, &mut observed);
+    remember(&context, &key, &mut observed, now);
 
     let valid = validate(&observed.database, &context.settings);
     let mut plan = plan::plan(&observed, valid.as_ref(), &context.settings, now);
@@ -346,6 +348,9 @@ async fn reconcile(database: Arc<Database>, context: Arc<Context>) -> Result<Act
     if facts.deleting && last && applied.is_ok() {
         return Ok(Action::await_change());
     }
+    if applied.as_ref().is_err_and(ApplyError::namespace_ends) {
+        return Ok(Action::requeue(RESYNC));
+    }
     if applied.as_ref().is_ok_and(|a| a.secrets) {
         context.memory().entry(key.clone()).or_default().secrets_ensured = Some(now);
     }
@@ -355,9 +360,13 @@ async fn reconcile(database: Arc<Database>, context: Arc<Context>) -> Result<Act
 }
 
 /// Adds what only this process knows.
-fn remember(context: &Context, key: &ObjectRef<Database>, observed: &mut Observed) {
-    let memory = context.memory();
-    let Some(memory) = memory.get(key) else { return };
+fn remember(context: &Context, key: &ObjectRef<Database>, observed: &mut Observed, now: Timestamp) {
+    let mut memory = context.memory();
+    let memory = memory.entry(key.clone()).or_default();
+    let failing = observed.instances.iter().filter(|i| !i.report.error.is_empty());
+    memory.errors_since =
+        failing.map(|i| (i.uid.clone(), memory.errors_since.get(&i.uid).copied().unwrap_or(now))).collect();
+    observed.errors_since = memory.errors_since.clone();
     observed.secrets_ensured = memory.secrets_ensured;
     if let Some((version, status)) = &memory.written
         && *version == observed.database.resource_version()
@@ -386,7 +395,7 @@ async fn report(
             None => {
                 let questions = trouble::questions(observed, facts.replicas, now);
                 let words = observe::words(&context.client, &namespace, &questions).await;
-                trouble::diagnose(observed, &words, now)
+                trouble::diagnose(observed, &facts.config_hash, &words, now)
             }
         },
         Err(error) => match error.problem() {
@@ -444,9 +453,11 @@ fn again(observed: &Observed, facts: &Facts, waits: bool, refused: bool, now: Ti
     }
     let ready = observed.instances.iter().filter(|i| i.ready).count();
     if i32::try_from(ready).unwrap_or(i32::MAX) >= facts.replicas {
-        return RESYNC;
+        return if observed.errors_since.is_empty() { RESYNC } else { MISSING };
     }
-    let starting = observed.instances.iter().any(|i| !i.ready && i.age(now) < START);
+    let new = |since: &Timestamp| now.as_second() - since.as_second() < START;
+    let starting = observed.instances.iter().any(|i| !i.ready && i.age(now) < START)
+        || observed.errors_since.values().any(new);
     let missing = observed.instances.len() < usize::try_from(facts.replicas).unwrap_or(0);
     if starting || missing { STARTING } else { MISSING }
 }

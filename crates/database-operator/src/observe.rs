@@ -176,6 +176,8 @@ pub struct Observed {
     pub role_binding: Option<Arc<RoleBinding>>,
     /// When this process made sure of the Secrets last; they cannot be read.
     pub secrets_ensured: Option<Timestamp>,
+    /// Since when instances, by uid, report an error, as this process has seen it.
+    pub errors_since: BTreeMap<String, Timestamp>,
 }
 
 impl Observed {
@@ -198,6 +200,7 @@ impl Observed {
             role: None,
             role_binding: None,
             secrets_ensured: None,
+            errors_since: BTreeMap::new(),
         }
     }
 

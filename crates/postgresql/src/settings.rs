@@ -20,6 +20,8 @@ pub struct Instance {
     pub synchronous: Vec<String>,
     /// How many of them must confirm.
     pub confirmations: i32,
+    /// Settings that a standby must have at least as high as whoever wrote its WAL, or it refuses to start.
+    pub at_least: BTreeMap<String, i64>,
 }
 
 /// A value in single quotes, as postgresql.conf wants it.
@@ -106,6 +108,12 @@ fn defaults(config: &AgentConfig) -> BTreeMap<String, String> {
 pub fn postgresql_conf(config: &AgentConfig, instance: &Instance) -> String {
     let mut all = defaults(config);
     all.extend(config.parameters.clone());
+    for (name, least) in &instance.at_least {
+        let wanted = all.get(name).and_then(|v| v.trim().parse::<i64>().ok());
+        if wanted.is_none_or(|w| w < *least) {
+            all.insert(name.clone(), least.to_string());
+        }
+    }
     // What failover, archiving and recovery depend on comes last and cannot be overridden.
     let tls = wire::TLS_FOLDER;
     let upstream = match instance.upstream.as_str() {
@@ -233,6 +241,13 @@ mod tests {
         assert!(text.contains("search_path = 'it''s \\\\ here'"));
         assert!(text.contains("synchronous_standby_names = 'ANY 1 (\"orders-0\", \"orders-2\")'"));
         assert!(text.contains("primary_conninfo = ''"));
+    }
+
+    #[test]
+    fn a_standby_keeps_up_with_who_wrote_its_wal() {
+        let at_least = BTreeMap::from([("max_connections".to_string(), 200), ("max_wal_senders".to_string(), 3)]);
+        let text = postgresql_conf(&config(), &Instance { at_least, ..Instance::default() });
+        assert!(text.contains("max_connections = '200'") && text.contains("max_wal_senders = '16'"));
     }
 
     #[test]

@@ -101,7 +101,7 @@ pub async fn one_instance(scene: Scene) -> Result<()> {
     let client = ClientPod::start(cluster, ns, "client", &mounts).await?;
     let connect = |options: &str| {
         format!(
-            "umask 077; cp /app/pgpass /tmp/pgpass; psql -XqAt \"host=$(cat /app/host) port=$(cat /app/port) \
+            "umask 077; cp -f /app/pgpass /tmp/pgpass; chmod 600 /tmp/pgpass; psql -XqAt \"host=$(cat /app/host) port=$(cat /app/port) \
              dbname=$(cat /app/dbname) user=$(cat /app/username) sslrootcert=/tls/ca.crt connect_timeout=5 {options}\""
         )
     };

@@ -257,8 +257,9 @@ impl Archiver {
         path: &Path,
     ) -> anyhow::Result<()> {
         if !self.owned.load(Ordering::SeqCst) {
-            // Two databases must never write into one history, whatever their names are.
-            owner::claim(store, folder, &config.database_uid).await?;
+            // Two databases must never write into one history, whatever their names are. The data set stands for the database:
+            // its volumes keep it when the Database is deleted and made again, and goes on with the same history.
+            owner::claim(store, folder, &config.data_set).await?;
             self.owned.store(true, Ordering::SeqCst);
         }
         if self.ahead.lock().is_ok_and(|mut a| a.remove(name)) {

@@ -33,15 +33,15 @@ impl Files {
         // The mounted key belongs to root and is readable for the group; a copy of our own satisfies every version's rules.
         let key = fs::read(Path::new(wire::TLS_FOLDER).join("tls.key")).context("reading the TLS key")?;
         changed |= replace(&run.join("tls.key"), &key)?;
-        let password = secret(wire::REPLICATION_FOLDER, "password")?;
-        let line = format!(
-            "*:*:*:{}:{}\n",
-            names::REPLICATION_ROLE,
-            password.replace('\\', "\\\\").replace(':', "\\:")
-        );
-        replace(&Self::passfile(), line.as_bytes())?;
+        write_passfile(&Self::passfile(), &secret(wire::REPLICATION_FOLDER, "password")?)?;
         Ok(changed)
     }
+}
+
+/// Writes libpq's password file for the replication role.
+pub fn write_passfile(path: &Path, password: &str) -> anyhow::Result<()> {
+    let escaped = password.replace('\\', "\\\\").replace(':', "\\:");
+    replace(path, format!("*:*:*:{}:{escaped}\n", names::REPLICATION_ROLE).as_bytes()).map(drop)
 }
 
 /// One value of a mounted Secret.

@@ -36,7 +36,7 @@ impl Member {
         match view.server {
             Server::Down => {
                 if self.postgres.is_standby_data() || !self.rewind(config, &host, holder, &expected).await? {
-                    self.start(config, &host, None, true)?;
+                    self.start(config, &host, None, true).await?;
                 }
                 self.tell(config, None, &format!("starting to follow {holder}"), "").await
             }
@@ -67,7 +67,7 @@ impl Member {
                     self.session = None;
                     self.postgres.stop(Duration::from_secs(30)).await;
                     if !self.rewind(config, &host, holder, &expected).await? {
-                        self.start(config, &host, None, true)?;
+                        self.start(config, &host, None, true).await?;
                     }
                     return Ok(());
                 }
@@ -117,7 +117,7 @@ impl Member {
             }
         }
         tracing::info!(took = ?began.elapsed(), holder, "cloned");
-        self.start(config, host, None, true)?;
+        self.start(config, host, None, true).await?;
         self.tell(config, None, &format!("starting to follow {holder}"), "").await
     }
 

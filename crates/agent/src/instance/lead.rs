@@ -30,7 +30,7 @@ impl Member {
             if self.postgres.running() == super::postgres::Running::No {
                 // A standby's data starts as a standby and is promoted, so that its timeline changes by the rules.
                 let standby = self.postgres.is_standby_data();
-                self.start(config, "", Some(&record), standby)?;
+                self.start(config, "", Some(&record), standby).await?;
             }
             return self.tell(config, None, "starting", "").await;
         };

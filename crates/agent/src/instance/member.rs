@@ -98,6 +98,8 @@ pub struct Memory {
     pub version: String,
     /// Leading began, for the synchronous set's patience.
     pub lead_since: Option<Instant>,
+    /// Settings that the running standby needs at least.
+    pub at_least: std::collections::BTreeMap<String, i64>,
     /// The next turn has something to do at once.
     pub hurry: bool,
 }
@@ -284,6 +286,7 @@ impl Member {
             passfile: Files::passfile().display().to_string(),
             synchronous: record.map(|r| r.synchronous.clone()).unwrap_or_default(),
             confirmations: record.map_or(0, |r| r.confirmations),
+            at_least: self.memory.at_least.clone(),
         };
         let changed = Files::write(config, &instance)?;
         self.memory.hash = config.hash();
@@ -304,13 +307,18 @@ impl Member {
     }
 
     /// Starts the server with files for this role.
-    pub fn start(
+    pub async fn start(
         &mut self,
         config: &AgentConfig,
         upstream: &str,
         record: Option<&Record>,
         standby: bool,
     ) -> anyhow::Result<()> {
+        // Kept until the next start: changed under a running server they would ask for a restart.
+        self.memory.at_least = match standby {
+            true => super::postgres::settings_of_the_wal(&self.postgres.data()).await?,
+            false => Default::default(),
+        };
         self.write_files(config, upstream, record)?;
         self.memory.starting = Some(Instant::now());
         self.keeper.healthy_for(Duration::from_secs(2));
@@ -363,7 +371,7 @@ impl Member {
             }
             Action::Follow(holder) => self.follow(config, view, look, &holder).await,
             Action::StandAlone => {
-                self.start(config, "", None, true)?;
+                self.start(config, "", None, true).await?;
                 self.tell(config, None, "replaying its own WAL", "").await
             }
         }
@@ -405,7 +413,7 @@ impl Member {
         tracing::info!(system_identifier = %state.system_identifier, "initialised");
         // Straight on: the next turn would only find the same.
         let record = self.keeper.held();
-        self.start(config, "", record.as_ref(), false)
+        self.start(config, "", record.as_ref(), false).await
     }
 
     /// Stops receiving WAL, so that what is reported stays true; returns the position afterwards.

@@ -8,7 +8,7 @@ pub mod archiver;
 mod clock;
 mod endpoints;
 mod fence;
-mod files;
+pub mod files;
 mod follow;
 mod http;
 mod lead;

@@ -305,18 +305,35 @@ impl Postgres {
     }
 }
 
+async fn control_data(data: &Path) -> anyhow::Result<String> {
+    let output =
+        Command::new("pg_controldata").arg("-D").arg(data).env("LC_ALL", "C").output().await.context("pg_controldata")?;
+    anyhow::ensure!(output.status.success(), "pg_controldata: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// PostgreSQL's system identifier of a data directory.
 pub async fn system_identifier(data: &Path) -> anyhow::Result<String> {
-    let output = Command::new("pg_controldata")
-        .arg("-D")
-        .arg(data)
-        .env("LC_ALL", "C")
-        .output()
-        .await
-        .context("pg_controldata")?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = control_data(data).await?;
     let line = text.lines().find_map(|l| l.strip_prefix("Database system identifier:"));
     Ok(line.context("pg_controldata names no system identifier")?.trim().to_string())
+}
+
+/// Settings that whoever wrote the data's WAL had, of those that a standby must not have lower.
+pub async fn settings_of_the_wal(data: &Path) -> anyhow::Result<std::collections::BTreeMap<String, i64>> {
+    Ok(settings_in(&control_data(data).await?))
+}
+
+fn settings_in(control_data: &str) -> std::collections::BTreeMap<String, i64> {
+    const NAMES: [(&str, &str); 5] = [
+        ("max_connections setting:", "max_connections"),
+        ("max_worker_processes setting:", "max_worker_processes"),
+        ("max_wal_senders setting:", "max_wal_senders"),
+        ("max_prepared_xacts setting:", "max_prepared_transactions"),
+        ("max_locks_per_xact setting:", "max_locks_per_transaction"),
+    ];
+    let value = |label: &str| control_data.lines().find_map(|l| l.strip_prefix(label)?.trim().parse().ok());
+    NAMES.iter().filter_map(|(label, name)| Some((name.to_string(), value(label)?))).collect()
 }
 
 fn remove_file(path: &Path) -> anyhow::Result<()> {
@@ -334,5 +351,17 @@ fn remove_tree(path: &Path) -> anyhow::Result<()> {
             Err(e).with_context(|| format!("removing {}", path.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_control_file_tells_what_a_standby_needs() {
+        let found = settings_in("max_connections setting:              100\nmax_prepared_xacts setting:           200\n");
+        assert_eq!(found.len(), 2);
+        assert_eq!(found["max_prepared_transactions"], 200);
     }
 }

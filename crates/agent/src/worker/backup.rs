@@ -13,7 +13,6 @@ use facts::Facts;
 use holdfast_archive::{
     HistoryFolder, Store, StoreError,
     manifest::{self, Manifest, Verified},
-    owner::{self, OwnerError},
     parts::{PartsError, Written},
 };
 use holdfast_core::{
@@ -52,9 +51,6 @@ pub enum BackupError {
     /// The store's words.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The history is not ours to write to.
-    #[error(transparent)]
-    Owner(#[from] OwnerError),
     /// The database does not answer as it should.
     #[error("{0}")]
     Database(String),
@@ -81,6 +77,14 @@ pub enum BackupError {
     Program {
         /// How it ended.
         status: String,
+        /// Its words.
+        words: String,
+    },
+    /// PostgreSQL waited for its own archive to end the backup, and nothing came.
+    #[error("the backup's last WAL was not archived within {} s: see condition Archiving of the Database; pg_basebackup said: {words}", .waited.as_secs())]
+    ArchiveStuck {
+        /// For how long nothing came.
+        waited: Duration,
         /// Its words.
         words: String,
     },
@@ -135,13 +139,13 @@ impl BackupError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Store(error) => error.reason,
-            Self::Owner(error) => error.reason(),
             Self::Database(_) => "DatabaseUnreachable",
             Self::OtherSystem { .. } => "OtherSystemIdentifier",
             Self::Tablespaces(_) => "ExtraTablespaces",
             Self::ProgramMissing(_) => "ProgramMissing",
             Self::Program { .. } => "BasebackupFailed",
             Self::Parts { error, .. } => error.reason(),
+            Self::ArchiveStuck { .. } => "WalNotArchived",
             Self::Understood(_) => "BackupNotUnderstood",
             Self::TimelineChanged(..) => "TimelineChanged",
             Self::WalNotArchived { .. } => "WalNotArchived",
@@ -154,7 +158,6 @@ impl BackupError {
     pub fn permanent(&self) -> bool {
         match self {
             Self::Store(error) => error.permanent,
-            Self::Owner(error) => error.permanent(),
             Self::Parts { error, .. } => error.permanent(),
             Self::Tablespaces(_) | Self::ProgramMissing(_) | Self::ForeignManifest { .. } => true,
             _ => false,
@@ -212,7 +215,6 @@ async fn back_up(order: &Order) -> Result<Manifest, BackupError> {
     // Hours of reading must survive a short outage of the store.
     let store = Store::open_patient(&order.store).await?;
     let folder = HistoryFolder::new(&order.history);
-    owner::claim(&store, &folder, &order.database_uid).await?;
     if let Some(manifest) = finished(&store, &folder, order).await? {
         tracing::info!(
             backup = order.backup_uid,

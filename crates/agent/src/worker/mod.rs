@@ -18,7 +18,9 @@ pub async fn run(job: WorkerJob) -> WorkerResult {
         WorkerJob::Retention { store, namespace, database, rules, pinned, now } => {
             retention::run(&store, &namespace, &database, &rules, &pinned, &now).await
         }
-        WorkerJob::DeleteBackup { store, history, backup_uid } => delete::run(&store, &history, &backup_uid).await,
+        WorkerJob::DeleteBackup { store, history, backup_uid } => {
+            delete::run(&store, &history, &backup_uid).await
+        }
         WorkerJob::Plan { store, source, target, connection } => {
             plan::run(&store, &source, &target, connection.as_ref()).await
         }
@@ -55,5 +57,9 @@ pub async fn run(job: WorkerJob) -> WorkerResult {
 
 /// A failure in the store's own words.
 pub fn store_failed(error: &StoreError) -> WorkerResult {
-    WorkerResult::Failed { reason: error.reason.into(), message: error.message.clone(), permanent: error.permanent }
+    WorkerResult::Failed {
+        reason: error.reason.into(),
+        message: error.message.clone(),
+        permanent: error.permanent,
+    }
 }

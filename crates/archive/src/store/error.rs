@@ -84,7 +84,7 @@ fn readable(words: &str) -> String {
         (Some(code), Some(message)) => format!("{code}: {message}"),
         (Some(code), None) => code.to_string(),
         // Without markup nothing secret is in it; with markup that is not understood only what comes before is shown.
-        _ => words.split("<").next().unwrap_or_default().trim().to_string(),
+        _ => without_timing(words.split("<").next().unwrap_or_default().trim()),
     };
     let text = text.replace(['\n', '\r'], " ");
     match text.char_indices().nth(LONGEST) {
@@ -93,11 +93,27 @@ fn readable(words: &str) -> String {
     }
 }
 
+/// The client's account of a failed request, without what differs from one try to the next: a condition's message must not change
+/// while nothing else does.
+fn without_timing(text: &str) -> String {
+    let text = text.strip_prefix("Generic S3 error: ").unwrap_or(text);
+    let (Some(from), Some(to)) = (text.find("Error performing "), text.find(" - ")) else {
+        return text.to_string();
+    };
+    match text.get(from..to).and_then(|account| account.rfind(" in ")) {
+        Some(timing) => format!("{}: {}", &text[..from + timing], &text[to + 3..]),
+        None => text.to_string(),
+    }
+}
+
 fn classify(error: &object_store::Error, words: &str) -> (&'static str, bool) {
     let has = |needle: &str| words.contains(needle);
     // Codes of S3 come first: a missing bucket, for one, is the same HTTP status as a missing object.
     if has("NoSuchBucket") || has("specified bucket does not exist") {
         return ("BucketNotFound", true);
+    }
+    if has("InvalidBucketName") || has("AuthorizationHeaderMalformed") {
+        return ("InvalidStore", true);
     }
     if has("RequestTimeTooSkewed") {
         return ("ClockSkewed", false);
@@ -217,6 +233,22 @@ mod tests {
         let error =
             StoreError::of(object_store::Error::NotFound { path: "k".into(), source: "no such key".into() });
         assert!(error.not_found() && !error.permanent);
+    }
+
+    #[test]
+    fn the_same_failure_has_the_same_words_each_time() {
+        let said = |elapsed: &str, retries: u8| {
+            let text = format!(
+                "Error performing PUT https://s3/b/k in {elapsed}, after {retries} retries, max_retries: 4, retry_timeout: 20s  - \
+                 HTTP error: error sending request: Connection refused"
+            );
+            StoreError::of(object_store::Error::Generic { store: "S3", source: text.into() }).message
+        };
+        assert_eq!(said("1.2s", 3), said("987ms", 4));
+        assert_eq!(
+            said("1s", 1),
+            "Error performing PUT https://s3/b/k: HTTP error: error sending request: Connection refused"
+        );
     }
 
     #[test]

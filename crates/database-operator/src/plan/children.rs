@@ -72,6 +72,10 @@ where
         // Others may add themselves as owners: compared by uid below.
         meta.remove("ownerReferences");
     }
+    if let Some(spec) = json.get_mut("spec").and_then(Value::as_object_mut) {
+        // Cannot change in place: compared by the plan.
+        spec.remove("volumeClaimTemplates");
+    }
     let mark = hash(&json);
     wanted.annotations_mut().insert(ANNOTATION_APPLIED.into(), mark.clone());
     let Some(live) = live else { return Write::Create(wanted) };

@@ -24,11 +24,12 @@ use crate::{
 };
 use children::{Write, change, must_wait};
 use holdfast_core::{
+    conditions,
     crd::{
         DeletionPolicy,
         database::{Durability, Superuser},
     },
-    names,
+    names, operation,
 };
 use k8s_openapi::{
     api::{
@@ -100,15 +101,6 @@ pub enum SetStep {
     },
 }
 
-/// What to do about the PodDisruptionBudget.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Budget {
-    /// Write it, or not.
-    Write(Write<PodDisruptionBudget>),
-    /// One instance needs none.
-    Delete(Named),
-}
-
 /// Everything that is to be written. Apply takes it apart field by field.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -129,7 +121,9 @@ pub struct Plan {
     /// The primary's EndpointSlice, when it has to be created.
     pub endpoint_slice: Option<EndpointSlice>,
     /// The PodDisruptionBudget.
-    pub budget: Budget,
+    pub budget: Write<PodDisruptionBudget>,
+    /// The PodDisruptionBudget that one instance does not need.
+    pub remove_budget: Option<Named>,
     /// Changes of volumes.
     pub claims: Vec<ClaimPatch>,
     /// The StatefulSet.
@@ -193,7 +187,8 @@ impl Plan {
             config_map: Write::Nothing,
             services: Vec::new(),
             endpoint_slice: None,
-            budget: Budget::Write(Write::Nothing),
+            budget: Write::Nothing,
+            remove_budget: None,
             claims: Vec::new(),
             stateful_set: SetStep::Leave,
             replace: None,
@@ -211,7 +206,8 @@ impl Plan {
             || self.config_map.pending()
             || self.services.iter().any(Write::pending)
             || self.endpoint_slice.is_some()
-            || !matches!(self.budget, Budget::Write(Write::Nothing))
+            || self.budget.pending()
+            || self.remove_budget.is_some()
             || !self.claims.is_empty()
             || self.stateful_set != SetStep::Leave
     }
@@ -223,7 +219,7 @@ impl Plan {
             || matches!(self.role_binding, Write::Wait)
             || matches!(self.config_map, Write::Wait)
             || self.services.iter().any(|s| matches!(s, Write::Wait))
-            || matches!(self.budget, Budget::Write(Write::Wait))
+            || matches!(self.budget, Write::Wait)
             || self.stateful_set == SetStep::Wait
             || self.facts.waiting.is_some()
     }
@@ -246,6 +242,8 @@ pub fn plan(
     plan.facts.operation = Some(operation.clone());
     plan.facts.instances = observed.database.spec.instances;
     plan.facts.restart = observed.database.annotations().get(names::ANNOTATION_RESTART).cloned();
+    // The answer is given once for each token, and it is believed: the pods must be gone for sure.
+    plan.needs_live_view = matches!(&operation, Operation::Quiesced { token } if !answered(observed, token));
     if operation.stops() {
         // Whatever else may be wrong: who holds the Lease must get a quiet database.
         plan.stateful_set = stop(observed);
@@ -327,7 +325,14 @@ fn carry_out(
         .collect();
     let rw = observed.services.get(&names::service_rw(db.name.as_str())).map(AsRef::as_ref);
     plan.endpoint_slice = services::endpoint_slice(db, rw, observed.endpoint_slice.as_deref());
-    plan.budget = budget(observed, db, decision.instances);
+    match disruption::budget(db, decision.instances) {
+        Some(wanted) => plan.budget = change(wanted, observed.budget.as_deref(), uid),
+        None => {
+            let unneeded = observed.budget.as_deref().filter(|b| b.metadata.deletion_timestamp.is_none());
+            plan.remove_budget =
+                unneeded.map(|b| Named { name: b.name_any(), uid: b.uid().unwrap_or_default() });
+        }
+    }
 
     if !operation.stops() {
         plan.claims = volumes::patches(observed, data_set, &db.size, decision.instances);
@@ -375,8 +380,9 @@ fn set_step(
     let Some(live) = live else {
         plan.needs_live_view = true;
         match leftover {
-            Some(why) => plan.facts.waiting = Some(why),
-            None => plan.stateful_set = create(stateful_set::stateful_set(db, decided, None), &db.uid),
+            // Where pods run already (the StatefulSet was deleted without them) nothing is started.
+            Some(why) if observed.instances.is_empty() => plan.facts.waiting = Some(why),
+            _ => plan.stateful_set = create(stateful_set::stateful_set(db, decided, None), &db.uid),
         }
         return;
     };
@@ -385,7 +391,7 @@ fn set_step(
         // Other volumes: nothing may run on the old ones any more when the new ones come into use.
         plan.needs_live_view = true;
         plan.stateful_set = match stop(observed) {
-            SetStep::Leave if observed.instances.is_empty() => SetStep::Delete { uid, orphan: false },
+            SetStep::Leave if quiesce::all_down(observed) => SetStep::Delete { uid, orphan: false },
             step => step,
         };
         plan.facts.waiting = Some(format!("the change to data set {}", decided.data_set));
@@ -421,6 +427,13 @@ fn create(set: StatefulSet, uid: &str) -> SetStep {
     }
 }
 
+/// Whether status says already that the database is quiet for this token.
+fn answered(observed: &Observed, token: &str) -> bool {
+    let conditions = observed.database.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    conditions::find(conditions, conditions::types::QUIESCED)
+        .is_some_and(|c| c.status == "True" && operation::message_has_token(&c.message, token))
+}
+
 /// Stops the pods, if they are not stopped.
 fn stop(observed: &Observed) -> SetStep {
     match observed.stateful_set.as_deref() {
@@ -428,17 +441,6 @@ fn stop(observed: &Observed) -> SetStep {
             SetStep::Stop { uid: set.uid().unwrap_or_default() }
         }
         _ => SetStep::Leave,
-    }
-}
-
-fn budget(observed: &Observed, db: &ValidatedDatabase, instances: i32) -> Budget {
-    let live = observed.budget.as_deref();
-    match (disruption::budget(db, instances), live) {
-        (Some(wanted), live) => Budget::Write(change(wanted, live, &db.uid)),
-        (None, Some(live)) if live.metadata.deletion_timestamp.is_none() => {
-            Budget::Delete(Named { name: live.name_any(), uid: live.uid().unwrap_or_default() })
-        }
-        (None, _) => Budget::Write(Write::Nothing),
     }
 }
 

@@ -32,6 +32,17 @@ impl Operation {
     }
 }
 
+/// Whether no pod of the StatefulSet is left and none can come: its controller has seen that none is wanted.
+pub fn all_down(observed: &Observed) -> bool {
+    let quiet = observed.stateful_set.as_deref().is_none_or(|set| {
+        let status = set.status.as_ref();
+        set.spec.as_ref().and_then(|s| s.replicas) == Some(0)
+            && status.and_then(|s| s.observed_generation) >= set.metadata.generation
+            && status.is_none_or(|s| s.replicas == 0)
+    });
+    quiet && observed.instances.is_empty()
+}
+
 /// Reads the Lease and the pods.
 ///
 /// No Lease is no permission: a worker whose Lease was deleted by hand may still write to a volume. So pods are not started
@@ -55,8 +66,7 @@ pub fn operation(observed: &Observed) -> Operation {
             let token = operation::token(lease).unwrap_or_default().to_string();
             let mut left: Vec<String> = observed.instances.iter().map(|i| i.name.clone()).collect();
             left.extend(foreign(Some(&token)));
-            let replicas = observed.stateful_set.as_ref().and_then(|s| s.spec.as_ref()?.replicas);
-            if left.is_empty() && replicas.unwrap_or(0) == 0 {
+            if left.is_empty() && all_down(observed) {
                 Operation::Quiesced { token }
             } else {
                 Operation::Stopping { token, left }

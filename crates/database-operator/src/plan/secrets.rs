@@ -163,7 +163,7 @@ mod tests {
         RootCertStore,
         client::{WebPkiServerVerifier, danger::ServerCertVerifier},
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
-        server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+        server::WebPkiClientVerifier,
     };
     use std::{sync::Arc, time::Duration};
 

@@ -46,9 +46,7 @@ fn carry_out(seen: &mut Observed, plan: &Plan) {
         seen.services.extend(slot.map(|s| (s.name_any(), s)));
     }
     seen.endpoint_slice = plan.endpoint_slice.clone().map(Arc::new).or(seen.endpoint_slice.take());
-    if let Budget::Write(budget) = &plan.budget {
-        put(&mut seen.budget, budget);
-    }
+    put(&mut seen.budget, &plan.budget);
     if let SetStep::Create(set) | SetStep::Update(set) = &plan.stateful_set {
         let mut set = (**set).clone();
         set.metadata.uid = Some("set-1".into());
@@ -82,6 +80,13 @@ fn carry_out(seen: &mut Observed, plan: &Plan) {
     let mut database = (*seen.database).clone();
     database.status.get_or_insert_default().binding = Some(Default::default());
     seen.database = Arc::new(database);
+}
+
+/// As after the StatefulSet's controller has seen that no pods are wanted.
+fn scale_down(seen: &mut Observed) {
+    let set = Arc::make_mut(seen.stateful_set.as_mut().unwrap());
+    set.spec.as_mut().unwrap().replicas = Some(0);
+    set.status.as_mut().unwrap().replicas = 0;
 }
 
 /// What is there when everything has been carried out.
@@ -121,7 +126,7 @@ fn a_database_from_nothing() {
     assert_eq!(plan.services.len(), 4);
     let rw = take(&plan.services[0]);
     assert_eq!((rw.name_any().as_str(), rw.spec.unwrap().selector), ("orders-rw", None));
-    let Budget::Write(Write::Create(budget)) = &plan.budget else { panic!("no budget") };
+    let budget = take(&plan.budget);
     assert_eq!(budget.spec.as_ref().unwrap().unhealthy_pod_eviction_policy.as_deref(), Some("AlwaysAllow"));
     let role = take(&plan.role);
     let pods = role.rules.unwrap().into_iter().find(|r| r.resources == Some(vec!["pods".into()])).unwrap();
@@ -208,6 +213,30 @@ fn more_room_first_for_the_volumes_then_in_the_template() {
 }
 
 #[test]
+fn a_set_made_anew_under_running_pods_does_not_wait_for_a_backup() {
+    let mut seen = carried_out("");
+    seen.stateful_set = None;
+    seen.workers = vec![worker("hfb-1", "t1", "Running")];
+    assert!(matches!(made(&seen).stateful_set, SetStep::Create(_)));
+    seen.instances.clear();
+    assert_eq!(made(&seen).stateful_set, SetStep::Leave);
+}
+
+#[test]
+fn one_instance_needs_no_disruption_budget() {
+    let mut seen = carried_out("");
+    assert!(seen.budget.is_some());
+    let mut database = (*seen.database).clone();
+    database.spec.instances = 1;
+    database.spec.durability = Some(Durability { mode: DurabilityMode::Asynchronous, standbys: 1 });
+    seen.database = Arc::new(database);
+    let plan = made(&seen);
+    assert!(plan.remove_budget.is_some());
+    // The pods that are about to end still report on themselves.
+    assert!(matches!(plan.role, Write::Nothing));
+}
+
+#[test]
 fn stopped_keeps_everything_but_the_pods() {
     let mut seen = carried_out("");
     let mut database = (*seen.database).clone();
@@ -232,10 +261,12 @@ fn exclusive_work() {
     assert!(matches!(stopping.facts.operation, Some(Operation::Stopping { .. })));
 
     let mut down = seen.clone();
-    Arc::make_mut(down.stateful_set.as_mut().unwrap()).spec.as_mut().unwrap().replicas = Some(0);
+    scale_down(&mut down);
     assert!(matches!(made(&down).facts.operation, Some(Operation::Stopping { .. })), "pods are still there");
     down.instances.clear();
-    assert_eq!(made(&down).facts.operation, Some(Operation::Quiesced { token: "t1".into() }));
+    let quiet = made(&down);
+    assert_eq!(quiet.facts.operation, Some(Operation::Quiesced { token: "t1".into() }));
+    assert!(quiet.needs_live_view, "a cache may not show a pod yet");
     down.workers = vec![worker("hfb-1", "t0", "Running"), worker("hfr-1", "t1", "Running")];
     let Some(Operation::Stopping { left, .. }) = made(&down).facts.operation else {
         panic!("another token's pod")
@@ -286,7 +317,7 @@ fn after_a_restore_the_set_is_made_anew_on_the_new_volumes() {
         SetStep::Stop { uid: "set-1".into() },
         "nothing runs on the old volumes any more"
     );
-    Arc::make_mut(seen.stateful_set.as_mut().unwrap()).spec.as_mut().unwrap().replicas = Some(0);
+    scale_down(&mut seen);
     assert_eq!(made(&seen).stateful_set, SetStep::Leave, "not before the pods are gone");
     seen.instances.clear();
     let second = made(&seen);

@@ -56,14 +56,27 @@ pub fn questions(observed: &Observed, replicas: i32, now: Timestamp) -> Vec<Ques
 }
 
 /// The first thing that is in the way, if anything is.
-pub fn diagnose(observed: &Observed, words: &BTreeMap<String, Words>, now: Timestamp) -> Option<Problem> {
+///
+/// What an agent reports counts while its instance is not where it should be: not ready, or not on the configuration with
+/// this hash, and has been so for a while. An error that it gets over by itself is no case for a person.
+pub fn diagnose(
+    observed: &Observed,
+    config_hash: &str,
+    words: &BTreeMap<String, Words>,
+    now: Timestamp,
+) -> Option<Problem> {
     let sets = observed.stateful_set.iter().filter_map(|set| {
         let words = words.get(&set.uid()?)?;
         Some(Problem::new(&words.reason, format!("StatefulSet {}: {}", set.name_any(), words.message)))
     });
     // What an instance itself says comes after what keeps a pod from running at all.
     let pods = waiting(observed).filter_map(|instance| of_pod(observed, instance, words, now));
-    let agents = observed.instances.iter().filter(|i| !i.terminating).filter_map(of_agent);
+    let astray = |i: &&Instance| {
+        let since = observed.errors_since.get(&i.uid);
+        let lasts = since.is_some_and(|since| now.as_second() - since.as_second() >= PATIENCE_SECONDS);
+        lasts && !i.terminating && (!i.ready || i.report.config_hash != config_hash)
+    };
+    let agents = observed.instances.iter().filter(astray).filter_map(of_agent);
     pods.chain(sets).chain(agents).next()
 }
 
@@ -150,7 +163,7 @@ mod tests {
             json!({"containerStatuses": [{"name": "postgres", "image": "", "imageID": "", "ready": false,
             "restartCount": 0, "state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}]}),
         );
-        let problem = diagnose(&seen, &BTreeMap::new(), now()).unwrap();
+        let problem = diagnose(&seen, "c1", &BTreeMap::new(), now()).unwrap();
         assert_eq!(
             (problem.reason.as_str(), problem.message.as_str()),
             ("ErrImagePull", "pod orders-0: not found")
@@ -162,7 +175,7 @@ mod tests {
         let status = json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
             "message": "unbound claims", "lastTransitionTime": "2026-11-21T08:59:00Z"}]});
         let mut seen = stuck(status);
-        assert_eq!(diagnose(&seen, &BTreeMap::new(), now()).unwrap().reason, "Unschedulable");
+        assert_eq!(diagnose(&seen, "c1", &BTreeMap::new(), now()).unwrap().reason, "Unschedulable");
         let mut pending = (*claim("d1", 0, "current")).clone();
         pending.status.get_or_insert_default().phase = Some("Pending".into());
         seen.claims = vec![std::sync::Arc::new(pending)];
@@ -170,7 +183,7 @@ mod tests {
         assert_eq!(asked[0].what, "volume d1-orders-0");
         let words =
             Words { reason: "ProvisioningFailed".into(), message: "storageclass \"fast\" not found".into() };
-        let problem = diagnose(&seen, &[(asked[0].uid.clone(), words)].into(), now()).unwrap();
+        let problem = diagnose(&seen, "c1", &[(asked[0].uid.clone(), words)].into(), now()).unwrap();
         assert_eq!(problem.reason, "ProvisioningFailed");
         assert!(problem.message.contains("\"fast\" not found"));
     }
@@ -181,11 +194,11 @@ mod tests {
             json!({"containerStatuses": [{"name": "postgres", "image": "", "imageID": "", "ready": false,
             "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}]}),
         );
-        assert_eq!(diagnose(&seen, &BTreeMap::new(), now()), None);
+        assert_eq!(diagnose(&seen, "c1", &BTreeMap::new(), now()), None);
         let asked = questions(&seen, 1, now());
         assert_eq!(asked[0].what, "pod orders-0");
         let words = Words { reason: "FailedMount".into(), message: "secret \"orders-app\" not found".into() };
-        let problem = diagnose(&seen, &[("pod-0".to_string(), words)].into(), now()).unwrap();
+        let problem = diagnose(&seen, "c1", &[("pod-0".to_string(), words)].into(), now()).unwrap();
         assert!(
             problem.message.contains("orders-app, orders-replication, orders-tls"),
             "{}",
@@ -197,8 +210,13 @@ mod tests {
     fn the_agents_error_is_passed_on_with_its_reason() {
         let mut seen = stuck(json!({"conditions": [{"type": "Ready", "status": "True"}]}));
         seen.instances[0].report.error = "DiskFull: 12 MiB are left on the volume".into();
-        assert_eq!(diagnose(&seen, &BTreeMap::new(), now()).unwrap().reason, "DiskFull");
+        seen.errors_since = [("pod-0".to_string(), now())].into();
+        assert_eq!(diagnose(&seen, "c1", &BTreeMap::new(), now()), None, "it may get over it");
+        seen.errors_since = [("pod-0".to_string(), now() - std::time::Duration::from_secs(6))].into();
+        assert_eq!(diagnose(&seen, "c1", &BTreeMap::new(), now()).unwrap().reason, "DiskFull");
         seen.instances[0].report.error = "pg_rewind: could not read".into();
-        assert_eq!(diagnose(&seen, &BTreeMap::new(), now()).unwrap().reason, "InstanceError");
+        assert_eq!(diagnose(&seen, "c1", &BTreeMap::new(), now()).unwrap().reason, "InstanceError");
+        seen.instances[0].report.config_hash = "c1".into();
+        assert_eq!(diagnose(&seen, "c1", &BTreeMap::new(), now()), None, "it serves as it should");
     }
 }

@@ -3,7 +3,7 @@
 use super::{BackupError, Order, facts, facts::Facts};
 use holdfast_archive::{
     HistoryFolder, Store,
-    parts::{self, Written},
+    parts::{self, PartsError, Written},
 };
 use holdfast_core::{names, wire};
 use std::{
@@ -27,6 +27,8 @@ const WORDS: usize = 4096;
 const SHOWN: usize = 700;
 /// After its stream ended the program has only to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(60);
+/// How PostgreSQL says that all is read and only its archive is missing.
+const WAITS_FOR_ARCHIVE: &str = "waiting for required WAL segments to be archived";
 /// A silence of the stream after which WAL is switched, at first and at most.
 const NUDGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -68,6 +70,9 @@ pub async fn take(
             Ok(written)
         }
         (_, Ended::Badly(status)) => Err(BackupError::Program { status, words }),
+        (Err(PartsError::NoProgress(waited)), _) if words.contains(WAITS_FOR_ARCHIVE) => {
+            Err(BackupError::ArchiveStuck { waited, words })
+        }
         (Err(error), _) => Err(BackupError::Parts { error, words }),
         (Ok(_), Ended::Killed) => Err(BackupError::Program { status: "it did not end".into(), words }),
     }
