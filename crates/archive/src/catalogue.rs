@@ -254,6 +254,21 @@ pub async fn record_origin(
     Ok(())
 }
 
+/// Says of a history that it has no parent, unless something is said of it already: a restore records its origin first.
+///
+/// # Errors
+/// What the store says.
+pub async fn record_beginning(store: &Store, folder: &HistoryFolder) -> Result<(), StoreError> {
+    let key = folder.lineage();
+    if store.find(&key).await?.is_some() {
+        return Ok(());
+    }
+    match store.put_new(&key, "{\"parent\":null}".into()).await {
+        Err(error) if !error.already_exists() => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// A history and its ancestors, each up to the fork: where [`wal::fetch`] looks.
 ///
 /// # Errors

@@ -6,7 +6,7 @@
 //! | [`store`] | S3 buckets and volumes behind one type | network, files |
 //! | [`wal`] | WAL files in and out | store, files |
 //! | [`tarball`] | cuts a tar stream into whole archives | nothing |
-//! | [`parts`] | compresses, hashes and uploads those archives, and unpacks them again | store |
+//! | [`parts`] | compresses, hashes and uploads those archives, and reads them back | store |
 //! | [`manifest`] | what a backup says of itself | nothing |
 //! | [`owner`] | who may write to a history | store |
 //! | [`catalogue`] | databases, histories and backups, from the store alone | store |

@@ -1,7 +1,8 @@
 //! Who may write to a history. Touches the store.
 //!
-//! Two databases that write to one history would mix two lines of data under the same names. So the first one leaves its uid in
-//! `owner.json`, decided by the store itself, and everyone looks there before the first write.
+//! Two data sets that write to one history would mix two lines of data under the same names. So the first one leaves its id in
+//! `owner.json`, decided by the store itself, and everyone looks there before the first write. The data set and not the Database: a
+//! Database that is deleted and made again adopts its volumes and goes on with the same history.
 
 use crate::{HistoryFolder, Store, StoreError};
 use serde::{Deserialize, Serialize};
@@ -10,15 +11,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Owner {
-    /// uid of the Database.
-    pub database_uid: String,
+    /// The data set.
+    pub data_set: String,
 }
 
 /// Why one may not write.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnerError {
-    /// Another Database owns the history.
-    #[error("{location} says that the history belongs to the Database with uid {owner}, not {claimant}")]
+    /// Another data set owns the history.
+    #[error("{location} says that the history belongs to data set {owner}, not {claimant}")]
     Another {
         /// Where `owner.json` lies.
         location: String,
@@ -59,13 +60,13 @@ impl OwnerError {
     }
 }
 
-/// Takes the history for this Database, or finds that it has it already.
+/// Takes the history for this data set, or finds that it has it already.
 ///
 /// # Errors
-/// [`OwnerError::Another`] when another Database has it.
-pub async fn claim(store: &Store, folder: &HistoryFolder, database_uid: &str) -> Result<(), OwnerError> {
+/// [`OwnerError::Another`] when another data set has it.
+pub async fn claim(store: &Store, folder: &HistoryFolder, data_set: &str) -> Result<(), OwnerError> {
     let key = folder.owner();
-    let mine = Owner { database_uid: database_uid.to_string() };
+    let mine = Owner { data_set: data_set.to_string() };
     let bytes = serde_json::to_vec(&mine).map_err(|e| unreadable(store, &key, &e))?;
     // Reading first: this is asked often and answered with yes nearly always.
     let there = match store.find(&key).await? {
@@ -82,8 +83,8 @@ pub async fn claim(store: &Store, folder: &HistoryFolder, database_uid: &str) ->
     }
     Err(OwnerError::Another {
         location: store.location(&key),
-        owner: owner.database_uid,
-        claimant: mine.database_uid,
+        owner: owner.data_set,
+        claimant: mine.data_set,
     })
 }
 

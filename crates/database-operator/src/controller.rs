@@ -396,6 +396,7 @@ async fn report(
                 let questions = trouble::questions(observed, facts.replicas, now);
                 let words = observe::words(&context.client, &namespace, &questions).await;
                 trouble::diagnose(observed, &facts.config_hash, &words, now)
+                    .or_else(|| trouble::store_missing(database, facts.store_found))
             }
         },
         Err(error) => match error.problem() {

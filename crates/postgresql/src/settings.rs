@@ -245,7 +245,8 @@ mod tests {
 
     #[test]
     fn a_standby_keeps_up_with_who_wrote_its_wal() {
-        let at_least = BTreeMap::from([("max_connections".to_string(), 200), ("max_wal_senders".to_string(), 3)]);
+        let at_least =
+            BTreeMap::from([("max_connections".to_string(), 200), ("max_wal_senders".to_string(), 3)]);
         let text = postgresql_conf(&config(), &Instance { at_least, ..Instance::default() });
         assert!(text.contains("max_connections = '200'") && text.contains("max_wal_senders = '16'"));
     }

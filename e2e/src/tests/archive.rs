@@ -45,9 +45,8 @@ pub async fn archive_and_backup(scene: Scene) -> Result<()> {
     }
 
     let history = store.history_folder(&db).await?;
-    for file in ["owner.json", "history.json"] {
-        json(&history.join(file))?;
-    }
+    // history.json names the parent, and this history has none.
+    json(&history.join("owner.json"))?;
     let base = history.join("base").join(&uid);
     json(&base.join("manifest.json"))?;
     json(&base.join("backup_manifest"))?;

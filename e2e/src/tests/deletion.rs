@@ -33,10 +33,15 @@ pub async fn delete_keeps_data(scene: Scene) -> Result<()> {
         .await?;
         kept.push(backup.uid().context("no uid")?);
         objects::delete::<BackupSchedule>(cluster, ns, &schedule, how.clone(), seconds(60)).await?;
-        let api = cluster.api::<Backup>(ns);
-        let left = api.get_opt(&backup.name_any()).await?.context("the Backup went with its schedule")?;
-        ensure!(left.metadata.deletion_timestamp.is_none(), "the Backup is going with its schedule");
-        objects::delete::<Backup>(cluster, ns, &backup.name_any(), how.clone(), seconds(60)).await?;
+        // In the foreground Kubernetes may take the Backup along before the schedule can let it go; its data stays even so.
+        let left = cluster.api::<Backup>(ns).get_opt(&backup.name_any()).await?;
+        if matches!(how, PropagationPolicy::Background) {
+            let stays = left.as_ref().is_some_and(|b| b.metadata.deletion_timestamp.is_none());
+            ensure!(stays, "the Backup went with its schedule, whose deletionPolicy is Retain");
+        }
+        if left.is_some_and(|b| b.metadata.deletion_timestamp.is_none()) {
+            objects::delete::<Backup>(cluster, ns, &backup.name_any(), how.clone(), seconds(60)).await?;
+        }
         objects::delete::<Database>(cluster, ns, "papers", how.clone(), seconds(90)).await?;
         ensure!(db.claims().await?.len() == 1, "the volume went with its Database ({how:?})");
         if let Some(history) = &history {
@@ -62,6 +67,12 @@ pub async fn delete_keeps_data(scene: Scene) -> Result<()> {
         ensure!(kept.iter().all(|uid| there.contains(uid)), "it took others with it: {there:?}");
     }
     db.change(&json!({"deletionPolicy": "Delete"})).await?;
+    // The operator's finalizer says that it has seen the wish; before that a deletion keeps the volumes.
+    wait_for("the operator to know of deletionPolicy Delete", seconds(20), || async {
+        let finalizers = db.get().await?.finalizers().to_vec();
+        Ok(if finalizers.is_empty() { Seen::NotYet("no finalizer".into()) } else { Seen::Yes(()) })
+    })
+    .await?;
     objects::delete::<Database>(cluster, ns, "papers", PropagationPolicy::Background, seconds(90)).await?;
     wait_for("the volumes to go with their Database", seconds(60), || async {
         let left: Vec<String> = db.claims().await?.iter().map(|c| c.name_any()).collect();

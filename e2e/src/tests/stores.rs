@@ -63,7 +63,7 @@ pub async fn store_errors(scene: Scene) -> Result<()> {
     let right = s3.spec(ns);
     // (name, what is wrong, words of which the condition must contain one)
     let table = [
-        ("wrong-bucket", json!({"bucket": "no-such-bucket"}), vec!["no-such-bucket"]),
+        ("wrong-bucket", json!({"bucket": "no-such-bucket"}), vec!["spec.s3.bucket", "no-such-bucket"]),
         (
             "wrong-key",
             json!({"credentialsSecretRef": {"name": "s3-wrong"}}),
@@ -80,13 +80,16 @@ pub async fn store_errors(scene: Scene) -> Result<()> {
         objects::apply::<BackupStore>(cluster, ns, name, &with(right.clone(), &json!({"s3": wrong}))).await?;
     }
     let api = cluster.api::<BackupStore>(ns);
+    let mut wrong = Vec::new();
     for (name, _, words) in &table {
         // The kubelet says only after a while that a Secret is missing.
         let object = condition(&api, name, types::READY, "False", seconds(90)).await?;
         let said =
             stalled(&api, name, seconds(90)).await.context("Ready=False must come with Stalled=True")?;
         let text = format!("{}: {}", said.reason, said.message);
-        ensure!(words.iter().any(|w| text.contains(w)), "{name} says {text}, which has none of {words:?}");
+        if !words.iter().any(|w| text.contains(w)) {
+            wrong.push(format!("{name} says \"{text}\", which has none of {words:?}"));
+        }
         ensure!(
             objects::current(&object, types::READY).is_some_and(|c| !c.message.is_empty()),
             "{name}: no message"
@@ -106,5 +109,6 @@ pub async fn store_errors(scene: Scene) -> Result<()> {
         // The kubelet looks for a missing Secret again only after a while, up to two minutes.
         condition(&api, name, types::READY, "True", seconds(150)).await.context("it was put right")?;
     }
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
     Ok(())
 }

@@ -5,6 +5,7 @@ use crate::state::data_directory;
 use anyhow::Context;
 use futures::{StreamExt, stream};
 use holdfast_archive::{
+    catalogue,
     layout::HistoryFolder,
     owner,
     store::Store,
@@ -260,6 +261,7 @@ impl Archiver {
             // Two databases must never write into one history, whatever their names are. The data set stands for the database:
             // its volumes keep it when the Database is deleted and made again, and goes on with the same history.
             owner::claim(store, folder, &config.data_set).await?;
+            catalogue::record_beginning(store, folder).await?;
             self.owned.store(true, Ordering::SeqCst);
         }
         if self.ahead.lock().is_ok_and(|mut a| a.remove(name)) {

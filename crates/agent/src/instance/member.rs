@@ -622,10 +622,8 @@ impl Member {
         });
         let clean = self.postgres.stop(STOP_LIMIT).await;
         fence::kill_everything();
-        if led {
-            if let Err(error) = self.keeper.release().await {
-                tracing::warn!(error = format!("{error:#}"), "releasing the Lease: others wait for its TTL");
-            }
+        if led && let Err(error) = self.keeper.release().await {
+            tracing::warn!(error = format!("{error:#}"), "releasing the Lease: others wait for its TTL");
         }
         let tail = self.archiver.drain(Duration::from_secs(60)).await;
         alive.abort();

@@ -306,9 +306,18 @@ impl Postgres {
 }
 
 async fn control_data(data: &Path) -> anyhow::Result<String> {
-    let output =
-        Command::new("pg_controldata").arg("-D").arg(data).env("LC_ALL", "C").output().await.context("pg_controldata")?;
-    anyhow::ensure!(output.status.success(), "pg_controldata: {}", String::from_utf8_lossy(&output.stderr).trim());
+    let output = Command::new("pg_controldata")
+        .arg("-D")
+        .arg(data)
+        .env("LC_ALL", "C")
+        .output()
+        .await
+        .context("pg_controldata")?;
+    anyhow::ensure!(
+        output.status.success(),
+        "pg_controldata: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -360,7 +369,9 @@ mod tests {
 
     #[test]
     fn the_control_file_tells_what_a_standby_needs() {
-        let found = settings_in("max_connections setting:              100\nmax_prepared_xacts setting:           200\n");
+        let found = settings_in(
+            "max_connections setting:              100\nmax_prepared_xacts setting:           200\n",
+        );
         assert_eq!(found.len(), 2);
         assert_eq!(found["max_prepared_transactions"], 200);
     }

@@ -12,7 +12,7 @@ use holdfast_core::{
     BackupStoreSpec,
     wire::{Connection, HistoryPath, PlanSource, Target, WorkerResult},
 };
-use holdfast_postgresql::wal::WalFile;
+use holdfast_postgresql::wal::{SegmentName, WalFile};
 use jiff::Timestamp;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -193,14 +193,17 @@ async fn bring_up_to_date(store: &Store, path: &HistoryPath, connection: &Connec
 /// The time before the switch, and the segment that ends with it.
 async fn switch(connection: &Connection) -> anyhow::Result<(Timestamp, String)> {
     let session = sql::connect(&connection.primary_host, "postgres").await?;
-    // clock_timestamp() comes first: whatever committed before it lies before the switch.
+    // clock_timestamp() comes first: whatever committed before it lies before the switch. The segment is told from the position:
+    // versions differ in which one pg_walfile_name() means at a boundary, and on a quiet server the switch ends at one.
     let question =
         "select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),
-        pg_walfile_name(pg_switch_wal())";
+        pg_switch_wal(), substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
+        pg_size_bytes(current_setting('wal_segment_size'))";
     let row = session.row(question).await?;
-    let mut values = row.into_iter().map(Option::unwrap_or_default);
-    let (time, name) = (values.next().unwrap_or_default(), values.next().unwrap_or_default());
-    Ok((time.parse()?, name))
+    let text = |i: usize| row.get(i).cloned().flatten().unwrap_or_default();
+    let timeline = u32::from_str_radix(&text(2), 16)?;
+    let segment = SegmentName::ending_at(timeline, text(1).parse()?, text(3).parse()?);
+    Ok((text(0).parse()?, segment.to_string()))
 }
 
 /// The answer.

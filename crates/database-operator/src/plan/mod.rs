@@ -350,7 +350,8 @@ fn carry_out(
             });
         plan.facts.settled = settled;
         if plan.facts.replicas > 0 {
-            plan.facts.rollout = rollout::rollout(observed, plan.facts.replicas, settled);
+            plan.facts.rollout =
+                rollout::rollout(observed, plan.facts.replicas, settled, &plan.facts.config_hash);
             plan.replace = plan.facts.rollout.next.clone();
         }
     }

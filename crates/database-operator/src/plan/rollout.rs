@@ -23,12 +23,14 @@ pub struct Rollout {
     pub next: Option<Replace>,
 }
 
-/// Decides. `settled`: the StatefulSet is as wanted, and its controller has seen it.
+/// Decides. `settled`: the StatefulSet is as wanted, and its controller has seen it. `configuration`: hash of what the agents were
+/// told; until all of them have taken it up, who needs a restart for a parameter is not known of all, and the one that
+/// happens to know it first may be the primary.
 ///
 /// A pod that does not serve is replaced at once: that risks nothing more, and it may well be what the change is to cure.
 /// One that serves is replaced only while every other instance is ready and streams, so that at no time more than one is
 /// missing. At its end the primary's agent hands over, so it goes last.
-pub fn rollout(observed: &Observed, instances: i32, settled: bool) -> Rollout {
+pub fn rollout(observed: &Observed, instances: i32, settled: bool, configuration: &str) -> Rollout {
     let update = observed
         .stateful_set
         .as_ref()
@@ -37,7 +39,8 @@ pub fn rollout(observed: &Observed, instances: i32, settled: bool) -> Rollout {
     let (Some(update), true) = (update, settled) else { return Rollout::default() };
     let pods: Vec<&Instance> = observed.instances.iter().filter(|i| i.ordinal < instances).collect();
     let old = |i: &&&Instance| i.revision != update;
-    let behind = |i: &&&Instance| i.revision != update || i.report.pending_restart;
+    let told = pods.iter().all(|i| i.revision != update || i.report.config_hash == configuration);
+    let behind = |i: &&&Instance| i.revision != update || (told && i.report.pending_restart);
     let outdated: Vec<String> = pods.iter().filter(behind).map(|i| i.name.clone()).collect();
     Rollout { next: next(&pods, instances, &old, &behind), outdated }
 }
@@ -120,7 +123,7 @@ mod tests {
             ("nothing serves at all", seen(&[0], &[0, 1, 2], &[]), Some("orders-0")),
         ];
         for (case, seen, expected) in table {
-            let got = rollout(&seen, 3, true).next.map(|r| r.name);
+            let got = rollout(&seen, 3, true, "c1").next.map(|r| r.name);
             assert_eq!(got.as_deref(), expected, "{case}");
         }
     }
@@ -129,9 +132,14 @@ mod tests {
     fn a_pending_restart_counts_and_an_unsettled_set_does_not() {
         let mut all = seen(&[], &[], &["orders-1", "orders-2"]);
         all.instances[2].report.pending_restart = true;
-        assert_eq!(rollout(&all, 3, true).next.unwrap().name, "orders-2");
-        assert_eq!(rollout(&all, 3, false), Rollout::default());
+        for instance in &mut all.instances {
+            instance.report.config_hash = "c1".into();
+        }
+        assert_eq!(rollout(&all, 3, true, "c1").next.unwrap().name, "orders-2");
+        assert_eq!(rollout(&all, 3, false, "c1"), Rollout::default());
+        // The primary took the configuration up first: it must not go first for that.
+        assert_eq!(rollout(&all, 3, true, "c2"), Rollout::default());
         all.instances[1].terminating = true;
-        assert_eq!(rollout(&all, 3, true).next, None);
+        assert_eq!(rollout(&all, 3, true, "c1").next, None);
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     observe::{Instance, Observed, Question, Words, pod_condition},
     plan::{Problem, stateful_set, volumes},
 };
-use holdfast_core::pods;
+use holdfast_core::{Database, pods};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use std::collections::BTreeMap;
@@ -53,6 +53,16 @@ pub fn questions(observed: &Observed, replicas: i32, now: Timestamp) -> Vec<Ques
         });
     }
     questions
+}
+
+/// The store that the spec wants archived to is not there. The database runs; what it was asked for is not carried out.
+pub fn store_missing(database: &Database, found: bool) -> Option<Problem> {
+    let store = &database.spec.archive.as_ref()?.store_ref.name;
+    (!found).then(|| {
+        let message =
+            format!("spec.archive.storeRef names BackupStore {store}, which does not exist; create it");
+        Problem::new("StoreNotFound", message)
+    })
 }
 
 /// The first thing that is in the way, if anything is.
