@@ -91,8 +91,8 @@ api-test: cluster-up ## Tests against a real API server, without kubelets
 	$(E2E) api-tests
 
 .PHONY: e2e
-e2e: deploy ## Tests on the whole cluster: all, or TEST=name; JOBS=N at once
-	$(E2E) e2e -- $(if $(TEST),--only '$(TEST)') $(if $(JOBS),--jobs $(JOBS))
+e2e: deploy ## Tests on the whole cluster: all, or TEST=name; JOBS=N at once; AGAIN=1: a failed one once more, alone
+	$(E2E) e2e -- $(if $(AGAIN),--again) $(if $(TEST),--only '$(TEST)') $(if $(JOBS),--jobs $(JOBS))
 
 .PHONY: bench-ready
 bench-ready: deploy ## Measure how long a new database takes to be ready

@@ -255,6 +255,7 @@ async fn failover(db: &Db, client: &ClientPod, teller: &Teller) -> Result<u64> {
 
     let old = db.primary().await?;
     teller.begin(&format!("Killing the primary's pod {old}: kubectl delete pod --grace-period=0 --force"));
+    let uid = db.pod_uids().await?.remove(&old);
     cluster.api::<Pod>(NAMESPACE).delete(&old, &DeleteParams::default().grace_period(0)).await?;
     let new = db.primary_other_than(&old, seconds(60)).await?;
     teller.note(&format!("{new} leads"));
@@ -262,9 +263,21 @@ async fn failover(db: &Db, client: &ClientPod, teller: &Teller) -> Result<u64> {
     teller.done("commits go on");
 
     teller.begin(&format!("{old} comes back by itself, as a standby"));
-    follow::<Database>(&db.api(), DATABASE, teller, types::READY, seconds(120)).await?;
-    let status = db.ready().await?.status.unwrap_or_default();
-    teller.done(&format!("Ready again, timeline {}", status.timeline.unwrap_or_default()));
+    let timeline = wait_for(&format!("{old} to follow {new}"), seconds(120), || async {
+        let object = db.get().await?;
+        let status = object.status.clone().unwrap_or_default();
+        let member = status.members.iter().find(|m| m.name == old).cloned().unwrap_or_default();
+        let back = db.pod_uids().await?.remove(&old) != uid && member.role == "Replica" && member.ready;
+        teller.note(status.phase.as_deref().unwrap_or_default());
+        let whole = back && holds(&object, types::READY);
+        Ok(if whole {
+            Seen::Yes(status.timeline.unwrap_or_default())
+        } else {
+            Seen::NotYet(describe(&object))
+        })
+    })
+    .await?;
+    teller.done(&format!("three instances again, timeline {timeline}"));
     let written = writer.stop().await?;
     written.none_missing(db).await?;
     teller.say(&format!(

@@ -123,6 +123,9 @@ pub async fn run() -> anyhow::Result<()> {
     let names = config.borrow().clone();
     let watching = tokio::spawn(watches::run(client.clone(), names.clone(), config_sender, lease_sender));
     let archiver = archiver::Archiver::new(&volume, config.clone());
+    if let Some(state) = &state {
+        archiver.know(&state.system_identifier, false);
+    }
     let archiving = tokio::spawn(archiver.clone().serve());
     let (calls, asked) = mpsc::channel(16);
     let answering = tokio::spawn(peers::serve(calls));
