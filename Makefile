@@ -1,6 +1,6 @@
 # Everything a contributor does, one line each: make help
 #
-# CLUSTER=dev       (default) a real Kubernetes made on this machine by e2e/cluster: Debian, root, Go 1.25, nothing else
+# CLUSTER=dev       (default) a real Kubernetes made on this machine by e2e/cluster: Debian, root, Go 1.25, rustup
 # CLUSTER=kind      a kind cluster, where docker and kind are installed
 # CLUSTER=current   the cluster of KUBECONFIG; load or push the images of `make images` there yourself (IMAGE_PREFIX, IMAGE_TAG,
 #                   and a copy of deploy/dev that names them: OVERLAY)
@@ -55,7 +55,7 @@ images: ## Build the static binaries and pack them as images, into target/images
 
 ##@ Checks and tests
 .PHONY: test
-test: ## All of the below, as CI runs them; ends with one line of how many passed and failed
+test: ## Every check and test; ends with one line of how many passed and failed
 	e2e/test
 
 .PHONY: fmt
@@ -87,7 +87,7 @@ unit: ## Unit and property tests: no cluster needed
 	$(CARGO) test --workspace --no-fail-fast
 
 .PHONY: api-test
-api-test: cluster-up ## Tests against a real API server, without kubelets
+api-test: cluster-up ## Tests that need only the API server
 	$(E2E) api-tests
 
 .PHONY: e2e

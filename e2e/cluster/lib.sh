@@ -4,7 +4,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-cache=${HOLDFAST_CACHE:-${HOME:-/root}/.cache/holdfast}
+cache=${HOLDFAST_CACHE:-$(cd ~ && pwd)/.cache/holdfast}
 run=$cache/run            # everything about the running cluster; gone after ./down
 net=172.30.0              # this machine is $net.1, the nodes are $net.11, $net.12, …; their pods 10.244.N.0/24
 bridge=hf0
@@ -23,7 +23,7 @@ kubeconfig_path() {
   case $cluster in
     dev) echo "$run/admin.conf" ;;
     kind) echo "$cache/kind.conf" ;;
-    current) echo "${KUBECONFIG:-${HOME:-/root}/.kube/config}" ;;
+    current) echo "${KUBECONFIG:-$(cd ~ && pwd)/.kube/config}" ;;
   esac
 }
 

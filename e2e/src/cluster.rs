@@ -45,7 +45,7 @@ impl Cluster {
                     Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
                 Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?
             }
-            None => Config::infer().await.context("no cluster: run `make cluster`, or set KUBECONFIG")?,
+            None => Config::infer().await.context("no cluster: run `make cluster-up`, or set KUBECONFIG")?,
         };
         config.connect_timeout = Some(Duration::from_secs(5));
         config.read_timeout = Some(Duration::from_secs(60));
@@ -152,7 +152,7 @@ async fn kubeconfig() -> Result<Option<PathBuf>> {
     let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
     if !path.exists() {
         bail!(
-            "the development cluster is not up: run `make cluster`, or set CLUSTER=current for kubectl's current context"
+            "the development cluster is not up: run `make cluster-up`, or set CLUSTER=current for kubectl's current context"
         );
     }
     Ok(Some(path))

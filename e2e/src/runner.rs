@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use futures::{FutureExt, StreamExt, future::LocalBoxFuture, stream};
 use std::{
     panic::AssertUnwindSafe,
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -73,8 +74,19 @@ fn options() -> Result<Options> {
     Ok(options)
 }
 
-/// Runs the tests that the command line asks for. Returns whether all passed.
-pub async fn main(tests: Vec<Test>) -> Result<bool> {
+/// Runs the tests that the command line asks for. Fails unless all passed.
+pub async fn main(tests: Vec<Test>) -> ExitCode {
+    match chosen(tests).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{}", say(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn chosen(tests: Vec<Test>) -> Result<bool> {
     let options = options()?;
     if options.list {
         tests.iter().for_each(|t| println!("{}", t.name));

@@ -39,7 +39,8 @@ impl Writer {
                      (id bigint generated always as identity primary key, at timestamptz not null default clock_timestamp())";
         client.psql(db, "rw", table).await?;
         let flag = format!("/tmp/{}.writing", db.name);
-        // 20 ms, and what starting `sleep` takes: about a row every 25 ms. The id is printed only when the commit was acknowledged. A dead psql ends the inner loop by its broken pipe.
+        // 20 ms, and what starting `sleep` takes: about a row every 25 ms. The id is printed only when the commit was
+        // acknowledged. A dead psql ends the inner loop by its broken pipe.
         let script = format!(
             "touch {flag}; while [ -e {flag} ]; do \
                while [ -e {flag} ]; do echo 'insert into acknowledged default values returning id;'; sleep 0.02; done \

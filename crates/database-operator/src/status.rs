@@ -352,6 +352,9 @@ impl View<'_> {
             );
         };
         let store = &archive.store_ref.name;
+        if self.facts.deleting {
+            return (Truth::Unknown, "Deleting".into(), "the Database is being deleted".into());
+        }
         if !self.facts.store_found {
             return verdict(
                 false,
@@ -417,6 +420,9 @@ impl View<'_> {
     fn phase(&self, status: &DatabaseStatus) -> &'static str {
         let is = |type_| conditions::is_true(&status.conditions, type_);
         let reason = conditions::find(&status.conditions, types::READY).map_or("", |c| c.reason.as_str());
+        // Until it was ready once, a primary that does not serve yet is no failover.
+        let before = self.observed.database.status.as_ref();
+        let served = before.is_some_and(|s| s.primary.is_some() && s.phase.as_deref() != Some("Creating"));
         let began = self.facts.data_set.as_ref().is_some_and(|d| d.system_identifier.is_some());
         if self.facts.deleting {
             "Deleting"
@@ -428,7 +434,7 @@ impl View<'_> {
             if self.stopped() { "Stopped" } else { "Ready" }
         } else if !began {
             "Creating"
-        } else if !is(types::AVAILABLE) && status.primary.is_some() && self.down().is_none() {
+        } else if !is(types::AVAILABLE) && served && self.down().is_none() {
             "FailingOver"
         } else if reason == "InstancesNotReady" {
             "Degraded"

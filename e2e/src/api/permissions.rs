@@ -72,7 +72,8 @@ pub async fn database_operator(scene: Scene) -> Result<()> {
         ("rbac.authorization.k8s.io", "rolebindings", &["create", "patch"]),
         ("discovery.k8s.io", "endpointslices", &["create"]),
         ("policy", "poddisruptionbudgets", &["create", "patch"]),
-        ("coordination.k8s.io", "leases", READ),
+        // Deleted with the volumes that it speaks of, when deletionPolicy is Delete.
+        ("coordination.k8s.io", "leases", &["get", "list", "watch", "delete"]),
         ("events.k8s.io", "events", &["create", "patch"]),
     ];
     let never: &[Rule] = &[

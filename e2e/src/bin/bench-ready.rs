@@ -7,14 +7,28 @@ use holdfast_e2e::{
     database::{Db, READY, spec},
     dump, namespace,
     objects::{describe, holds},
+    wait::say,
 };
-use std::time::{Duration, Instant};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 /// Instances, and the seconds within which they should be ready.
 const GOALS: [(i32, f64); 2] = [(1, 9.0), (3, 18.0)];
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
+    match all().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", say(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn all() -> Result<()> {
     let runs: usize = match variable("RUNS") {
         Some(text) => text.parse().context("RUNS is a number")?,
         None => 5,

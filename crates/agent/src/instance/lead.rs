@@ -85,6 +85,8 @@ impl Member {
             system_identifier: look.system_identifier.clone(),
             ..record.clone()
         };
+        // Before the record says that there is data: whoever reads that wants to connect with these roles.
+        roles::ensure(config).await.context("making sure of roles and databases")?;
         if actual != record {
             self.keeper
                 .update(config, actual.clone())
@@ -98,7 +100,6 @@ impl Member {
             // From here on commits are acknowledged: it is no longer a copy that may be led without asking.
             State { unled: false, ..state }.store(&self.volume)?;
         }
-        roles::ensure(config).await.context("making sure of roles and databases")?;
         self.point(config, &actual).await?;
         self.memory.led = Some(record.term);
         self.memory.lead_since = Some(Instant::now());

@@ -9,7 +9,17 @@ use holdfast_core::{BackupStoreSpec, wire::WorkerResult};
 pub async fn run(store: &BackupStoreSpec, uid: &str) -> WorkerResult {
     match probe(store, uid).await {
         Ok(()) => WorkerResult::Probed,
-        Err(error) => store_failed(&error),
+        Err(error) => store_failed(&named(store, error)),
+    }
+}
+
+/// Servers say that the bucket does not exist, and not which.
+fn named(store: &BackupStoreSpec, error: StoreError) -> StoreError {
+    match &store.s3 {
+        Some(s3) if !error.message.contains(&s3.bucket) => {
+            StoreError { message: format!("{} (spec.s3.bucket is {:?})", error.message, s3.bucket), ..error }
+        }
+        _ => error,
     }
 }
 

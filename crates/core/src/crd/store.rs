@@ -78,7 +78,7 @@ pub struct S3Store {
     /// Bucket in the path instead of in the host name.
     #[serde(default)]
     pub force_path_style: bool,
-    /// Secret with accessKeyId, secretAccessKey and, if needed, sessionToken. None: the pod's own identity.
+    /// Secret with accessKeyId, secretAccessKey and, if needed, sessionToken. Needed, as Jobs have no identity of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<LocalRef>,
     /// Secret with ca.crt: added to the compiled-in roots.

@@ -58,7 +58,9 @@ pub fn questions(observed: &Observed, replicas: i32, now: Timestamp) -> Vec<Ques
 /// The store that the spec wants archived to is not there. The database runs; what it was asked for is not carried out.
 pub fn store_missing(database: &Database, found: bool) -> Option<Problem> {
     let store = &database.spec.archive.as_ref()?.store_ref.name;
-    (!found).then(|| {
+    // On its way out it archives no more, and nobody looks for the store.
+    let wanted = database.metadata.deletion_timestamp.is_none();
+    (wanted && !found).then(|| {
         let message =
             format!("spec.archive.storeRef names BackupStore {store}, which does not exist; create it");
         Problem::new("StoreNotFound", message)
