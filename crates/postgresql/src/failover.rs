@@ -127,6 +127,8 @@ pub struct View {
     pub holder_terminated: bool,
     /// Answers to this member's call for votes; empty before it called.
     pub votes: Vec<Vote>,
+    /// The highest term that this member knows of by its promises: what is left to go by when the Lease was deleted.
+    pub promised: u64,
     /// It called for votes in this round, and everybody answered or was given time to.
     pub polled: bool,
 }
@@ -154,6 +156,13 @@ pub enum Action {
     StandAlone,
     /// Ask the peers for their promise.
     Poll,
+}
+
+impl View {
+    /// The term that a takeover begins, or a call for votes is about.
+    pub fn next_term(&self) -> u64 {
+        self.lease.as_ref().map_or(self.promised, |r| r.term) + 1
+    }
 }
 
 impl Record {
@@ -213,12 +222,16 @@ pub fn decide(view: &View) -> Action {
     if let Server::Primary { .. } = view.server {
         return Action::Fence;
     }
+    let unled = matches!(view.data, Data::Present { unled: true, .. });
+    if view.lease.is_none() && !unled && !view.system_identifier.is_empty() && view.unchanged < view.ttl {
+        return Action::Wait("the Lease is gone: whoever held it gets its time to end".into());
+    }
     succeed(view, record)
 }
 
 /// Nobody holds the Lease: whether this member may take it.
 fn succeed(view: &View, record: Option<&Record>) -> Action {
-    let term = view.lease.as_ref().map_or(0, |r| r.term) + 1;
+    let term = view.next_term();
     let Data::Present { system_identifier, .. } = &view.data else {
         let known =
             !view.system_identifier.is_empty() || record.is_some_and(|r| !r.system_identifier.is_empty());
@@ -304,10 +317,12 @@ fn missing_promises(view: &View, record: Option<&Record>, usable: &[&Vote]) -> O
         // No Lease at all: any member may have been primary, or in the set.
         None if view.lease.is_none()
             && !matches!(view.data, Data::Present { unled: true, .. })
-            && view.durability == DurabilityMode::Required
+            && view.durability != DurabilityMode::Asynchronous
             && !view.system_identifier.is_empty() =>
         {
-            (view.members.iter().map(String::as_str).collect(), view.standbys)
+            // Whether a Preferred primary had relaxed is not known any more: then everybody is needed.
+            let confirmations = if view.durability == DurabilityMode::Required { view.standbys } else { 0 };
+            (view.members.iter().map(String::as_str).collect(), confirmations)
         }
         None => return None,
     };
@@ -362,11 +377,8 @@ pub fn next_synchronous(
         }
     };
     set.sort();
-    if mode == DurabilityMode::Required
-        && set.len() < usize::try_from(standbys).unwrap_or(0)
-        && record.synchronous.is_empty()
-    {
-        // Not enough standbys yet to promise what is asked; commits would wait for nobody in particular.
+    if mode == DurabilityMode::Required && set.len() < usize::try_from(standbys).unwrap_or(0) {
+        // Not enough standbys to promise what is asked: at the beginning none is promised, later what was stays.
         return None;
     }
     let confirmations = match mode {
@@ -415,6 +427,7 @@ mod tests {
             ttl: Duration::from_secs(6),
             holder_terminated: false,
             votes: Vec::new(),
+            promised: 0,
             polled: false,
         }
     }
@@ -551,6 +564,9 @@ mod tests {
     #[test]
     fn a_lost_lease_is_no_licence_save_for_data_that_nobody_led() {
         let lost = View { lease: None, polled: true, ..view("orders-0") };
+        let soon =
+            View { votes: vec![vote("orders-1", 1)], unchanged: Duration::from_secs(1), ..lost.clone() };
+        assert!(matches!(decide(&soon), Action::Wait(_)));
         assert!(matches!(decide(&lost), Action::Wait(_)));
         assert!(matches!(
             decide(&View { votes: vec![vote("orders-1", 1)], ..lost.clone() }),

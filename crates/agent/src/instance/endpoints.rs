@@ -7,9 +7,13 @@ use kube::{Api, ResourceExt, api::PostParams};
 /// Annotation with the term of whoever wrote the slice.
 const ANNOTATION_TERM: &str = "holdfast.dev/term";
 
+fn written(slice: &EndpointSlice) -> u64 {
+    slice.annotations().get(ANNOTATION_TERM).and_then(|t| t.parse().ok()).unwrap_or(0)
+}
+
 /// What a primary makes of the slice; `None`: it is as it should be, or a later term's.
 fn wanted(slice: &EndpointSlice, address: &str, pod: &str, term: u64) -> Option<EndpointSlice> {
-    let written: u64 = slice.annotations().get(ANNOTATION_TERM).and_then(|t| t.parse().ok()).unwrap_or(0);
+    let written = written(slice);
     if written > term {
         return None;
     }
@@ -45,22 +49,26 @@ fn wanted(slice: &EndpointSlice, address: &str, pod: &str, term: u64) -> Option<
     Some(new)
 }
 
-/// Points the Service here. Conditional on what was read: an older primary that wakes up late fails.
+/// Points the Service here. Conditional on what was read: an older primary that wakes up late fails. `Some`: the slice carries
+/// this later term, and was left as it is.
 pub async fn point_here(
     client: &kube::Client,
     config: &AgentConfig,
     address: &str,
     pod: &str,
     term: u64,
-) -> Result<(), kube::Error> {
+) -> Result<Option<u64>, kube::Error> {
     let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &config.namespace);
     let name = names::service_rw(&config.database);
     let slice = holdfast_runtime::apply::bounded(api.get(&name)).await?;
+    if written(&slice) > term {
+        return Ok(Some(written(&slice)));
+    }
     if let Some(new) = wanted(&slice, address, pod, term) {
         holdfast_runtime::apply::bounded(api.replace(&name, &PostParams::default(), &new)).await?;
         tracing::info!(term, address, "the Service points here");
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Withdraws this member, and only this one.

@@ -1,10 +1,11 @@
 //! What a member does while another leads: clone, rewind, stream.
 
 use super::{
-    member::{Member, START_LIMIT, upstream},
+    member::{Member, upstream},
     postgres::Running,
     sql::Look,
 };
+use crate::state::State;
 use holdfast_core::wire::AgentConfig;
 use holdfast_postgresql::failover::{Data, Server, View};
 use std::time::Duration;
@@ -12,8 +13,8 @@ use tokio::time::Instant;
 
 /// A standby that cannot stream for so long although somebody leads has parted from it: it is rewound or copied anew.
 const CUT_OFF_LIMIT: Duration = Duration::from_secs(30);
-/// After so many failed rewinds the data is copied anew.
-const REWINDS: u32 = 2;
+/// After so many starts that failed a standby's data is rewound, and after twice as many copied anew.
+const DEATHS: u32 = 3;
 
 impl Member {
     /// One turn as a follower of `holder`.
@@ -35,13 +36,17 @@ impl Member {
         }
         match view.server {
             Server::Down => {
-                if self.postgres.is_standby_data() || !self.rewind(config, &host, holder, &expected).await? {
+                // One that dies at each start will not get better by itself.
+                let hopeless = self.memory.starts >= DEATHS;
+                if (self.postgres.is_standby_data() && !hopeless)
+                    || !self.rewind(config, &host, holder, &expected).await?
+                {
                     self.start(config, &host, None, true).await?;
                 }
                 self.tell(config, None, &format!("starting to follow {holder}"), "").await
             }
             Server::Starting => {
-                if self.memory.starting.is_some_and(|since| since.elapsed() > START_LIMIT * 10) {
+                if self.memory.starting.is_some_and(|since| since.elapsed() > self.start_limit() * 10) {
                     self.postgres.stop(Duration::from_secs(10)).await;
                     self.memory.starting = None;
                 }
@@ -53,7 +58,6 @@ impl Member {
                 self.archiver.know(&look.system_identifier, false);
                 if streaming {
                     self.memory.cut_off = None;
-                    self.memory.rewinds_failed = 0;
                     self.postgres.remove_aside()?;
                     return self.tell(config, Some(&look), "", "").await;
                 }
@@ -130,12 +134,12 @@ impl Member {
         holder: &str,
         expected: &str,
     ) -> anyhow::Result<bool> {
-        if self.memory.rewinds_failed >= REWINDS {
+        if self.memory.starts >= 2 * DEATHS {
             tracing::warn!(
                 holder,
-                "rewinding failed: copying anew, the old data is kept aside until the copy streams"
+                "the data cannot be started: copying anew, the old data is kept aside until the copy streams"
             );
-            self.memory.rewinds_failed = 0;
+            self.memory.starts = 0;
             self.copy(config, host, holder, expected).await?;
             return Ok(true);
         }
@@ -146,8 +150,19 @@ impl Member {
         self.write_files(config, host, None)?;
         let pod = self.identity.holder.pod.clone();
         let shared = self.shared.clone();
+        let state = State::load(&self.volume)?;
         let result = {
-            let work = self.postgres.rewind(host, &pod);
+            let work = async {
+                // A rewind that stops half-way leaves data that must never be started: while it is done the volume counts as
+                // empty, and whatever ends it, the data is then copied anew. So first see that the source is there.
+                crate::sql::connect(host, "postgres").await?;
+                State::remove(&self.volume)?;
+                self.postgres.rewind(host, &pod).await?;
+                if let Some(state) = &state {
+                    state.store(&self.volume)?;
+                }
+                anyhow::Ok(())
+            };
             tokio::pin!(work);
             loop {
                 tokio::select! {
@@ -156,10 +171,7 @@ impl Member {
                 }
             }
         };
-        if let Err(error) = result {
-            self.memory.rewinds_failed += 1;
-            return Err(error);
-        }
+        result?;
         Ok(false)
     }
 }

@@ -19,6 +19,8 @@ const POINT_AGAIN: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a reload may take to be in force.
 const IN_FORCE_LIMIT: Duration = Duration::from_secs(5);
+/// How long to wait for standbys to have what was written before a change of the set.
+const ARRIVAL_LIMIT: Duration = Duration::from_secs(2);
 /// How long a promotion may take.
 const PROMOTION_LIMIT: Duration = Duration::from_secs(60);
 
@@ -78,6 +80,8 @@ impl Member {
 
     /// Duties of a new primary, in this order: record what it is, roles, and only then clients.
     async fn begin(&mut self, config: &AgentConfig, record: Record, look: Look) -> anyhow::Result<()> {
+        // Each duty has its own limit; together they may take longer than one TTL on slow storage.
+        self.keeper.healthy_for(super::member::START_LIMIT);
         self.tell(config, None, "taking up the primary's duties", "").await?;
         self.archiver.know(&look.system_identifier, true);
         let actual = Record {
@@ -103,7 +107,6 @@ impl Member {
         self.point(config, &actual).await?;
         self.memory.led = Some(record.term);
         self.memory.lead_since = Some(Instant::now());
-        self.memory.rewinds_failed = 0;
         // pg_rewind reads the timeline from the source's control file, which only a checkpoint brings up to date.
         tokio::spawn(async {
             if let Ok(session) = crate::sql::local("postgres").await
@@ -119,21 +122,24 @@ impl Member {
     }
 
     async fn point(&mut self, config: &AgentConfig, record: &Record) -> anyhow::Result<()> {
-        endpoints::point_here(
-            &self.client,
-            config,
-            &self.identity.address,
-            &self.identity.holder.pod,
-            record.term,
-        )
-        .await
-        .with_context(|| format!("pointing Service {} here", names::service_rw(&config.database)))?;
+        let (address, pod) = (&self.identity.address, &self.identity.holder.pod);
+        let newer = endpoints::point_here(&self.client, config, address, pod, record.term)
+            .await
+            .with_context(|| format!("pointing Service {} here", names::service_rw(&config.database)))?;
+        if let Some(term) = newer {
+            // The Lease was deleted and its terms began anew. Whoever holds it now goes on from what the Service has seen.
+            let raised = Record { term: term + 1, ..record.clone() };
+            self.keeper.update(config, raised).await.context("raising the term above the Service's")?;
+            anyhow::bail!(
+                "Service {} was pointed in term {term}; the term is raised",
+                names::service_rw(&config.database)
+            );
+        }
         self.memory.pointed = Some(Instant::now());
         Ok(())
     }
 
-    /// Lets the synchronous set follow the standbys. Growing or relaxing is recorded before postgres relies on it;
-    /// a member that is let go leaves postgres first and the Lease afterwards.
+    /// Lets the synchronous set follow the standbys. The Lease never claims more than postgres does at that moment.
     async fn keep_synchronous(
         &mut self,
         config: &AgentConfig,
@@ -167,21 +173,53 @@ impl Member {
         else {
             return Ok(record);
         };
+        let mut union: Vec<String> = record.synchronous.iter().chain(&set).cloned().collect();
+        union.sort();
+        union.dedup();
+        // What holds before and after the change: everybody of both sets, and only as many confirmations as both ask for. The Lease
+        // says this while postgres changes over, so that a takeover meanwhile asks whoever may have a commit.
+        let weakest = record.confirmations.min(confirmations);
+        let between = Record { synchronous: union, confirmations: weakest, ..record.clone() };
         let next = Record { synchronous: set, confirmations, ..record.clone() };
-        let grows = next.synchronous.iter().any(|s| !record.synchronous.contains(s));
-        let relaxes = next.confirmations < record.confirmations;
-        if grows || relaxes {
-            self.keeper.update(config, next.clone()).await.context("recording the synchronous set")?;
-            self.configure(config, "", Some(&next))?;
-        } else {
-            self.configure(config, "", Some(&next))?;
-            // Every walsender must have read it, or a commit could still be confirmed by the one that leaves.
-            self.keeper.healthy_for(IN_FORCE_LIMIT * 2);
+        self.keeper.healthy_for(IN_FORCE_LIMIT * 2);
+        if between != record {
+            self.keeper.update(config, between.clone()).await.context("recording the synchronous set")?;
+        }
+        self.configure(config, "", Some(&next))?;
+        if between != next {
+            // The new promise counts only when every backend obeys it and what was committed before has arrived as well.
             self.wait_until_in_force(&waits_for(&next)).await?;
+            if !self.arrived(&next).await? {
+                return Ok(next);
+            }
             self.keeper.update(config, next.clone()).await.context("recording the synchronous set")?;
         }
         tracing::info!(synchronous = ?next.synchronous, confirmations, "synchronous set");
         Ok(next)
+    }
+
+    /// Whether as many of the set as must confirm have flushed everything that was written until now. Bounded; asked again next turn.
+    async fn arrived(&self, next: &Record) -> anyhow::Result<bool> {
+        if next.confirmations < 1 {
+            return Ok(true);
+        }
+        let session = crate::sql::local("postgres").await?;
+        let position = session.row("select pg_current_wal_flush_lsn()").await?.into_iter().next().flatten();
+        let position = position.context("the server does not say how far it wrote")?;
+        let names: Vec<String> = next.synchronous.iter().map(|s| format!("'{s}'")).collect();
+        let question = format!(
+            "select count(*) from pg_stat_replication where application_name in ({}) and flush_lsn >= '{position}'",
+            names.join(", ")
+        );
+        let end = Instant::now() + ARRIVAL_LIMIT;
+        loop {
+            let row = session.row(&question).await?;
+            let count: i32 = row.first().cloned().flatten().and_then(|c| c.parse().ok()).unwrap_or(0);
+            if count >= next.confirmations || Instant::now() > end {
+                return Ok(count >= next.confirmations);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn wait_until_in_force(&self, setting: &str) -> anyhow::Result<()> {

@@ -191,6 +191,11 @@ impl Holding {
     fn fence_at(&self) -> Duration {
         self.until.saturating_sub(self.ttl() / 6)
     }
+
+    /// Time until then: no call may outlast it.
+    fn left(&self) -> Duration {
+        self.fence_at().saturating_sub(clock::now())
+    }
 }
 
 async fn keep(mut commands: mpsc::Receiver<Command>, shared: Arc<Shared>) {
@@ -220,7 +225,8 @@ async fn keep(mut commands: mpsc::Receiver<Command>, shared: Arc<Shared>) {
                     Some(h) => Some(h.lease.clone()),
                     None => previous.map(|p| *p),
                 };
-                let result = write(&client, &config, &record, previous.as_ref()).await;
+                let limit = holding.as_ref().map_or(Duration::MAX, Holding::left);
+                let result = write(&client, &config, &record, previous.as_ref(), limit).await;
                 let answer = result.as_ref().map(|_| ()).map_err(ToString::to_string);
                 if let Ok((lease, until)) = result {
                     holding = Some(Holding { config: *config, record: *record, lease, until });
@@ -234,7 +240,7 @@ async fn keep(mut commands: mpsc::Receiver<Command>, shared: Arc<Shared>) {
                     None => Ok(()),
                     Some(h) => {
                         let free = Record { holder: None, ..h.record.clone() };
-                        write(&client, &h.config, &free, Some(&h.lease))
+                        write(&client, &h.config, &free, Some(&h.lease), h.left())
                             .await
                             .map(|_| ())
                             .map_err(|e| e.to_string())
@@ -265,7 +271,7 @@ async fn keep(mut commands: mpsc::Receiver<Command>, shared: Arc<Shared>) {
             tracing::warn!("postgres is not healthy: the Lease is not renewed");
             continue;
         }
-        match write(&client, &held.config, &held.record, Some(&held.lease)).await {
+        match write(&client, &held.config, &held.record, Some(&held.lease), held.left()).await {
             Ok((lease, until)) => {
                 held.lease = lease;
                 held.until = until;
@@ -299,7 +305,8 @@ fn publish(shared: &Shared, holding: &Option<Holding>) {
 async fn current(client: &kube::Client, held: &Holding) -> Option<Lease> {
     let api: Api<Lease> = Api::namespaced(client.clone(), &held.config.namespace);
     let name = names::lease_primary(&held.config.database);
-    let lease = tokio::time::timeout(held.ttl() / 4, api.get_opt(&name)).await.ok()?.ok()??;
+    let lease =
+        tokio::time::timeout(held.left().min(held.ttl() / 4), api.get_opt(&name)).await.ok()?.ok()??;
     let record = to_record(&lease).ok()?;
     (record.holder == held.record.holder && record.term == held.record.term).then_some(lease)
 }
@@ -310,6 +317,7 @@ async fn write(
     config: &AgentConfig,
     record: &Record,
     previous: Option<&Lease>,
+    limit: Duration,
 ) -> Result<(Lease, Duration), kube::Error> {
     let api: Api<Lease> = Api::namespaced(client.clone(), &config.namespace);
     let ttl = Duration::from_secs(u64::try_from(config.ttl_seconds).unwrap_or(6));
@@ -323,7 +331,7 @@ async fn write(
             None => api.create(&parameters, &lease).await,
         }
     };
-    holdfast_runtime::apply::within(ttl / 4, call).await.map(|lease| (lease, sent + ttl))
+    holdfast_runtime::apply::within(limit.min(ttl / 4), call).await.map(|lease| (lease, sent + ttl))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use holdfast_postgresql::{
     failover::{Action, Data, Record, Server, View, Vote, decide},
     settings::{self, Instance},
 };
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
 use kube::Api;
 use std::{path::PathBuf, time::Duration};
 use tokio::{
@@ -84,10 +84,14 @@ pub struct Memory {
     pub streamed: std::collections::BTreeMap<String, Instant>,
     /// Since when this standby does not stream although somebody leads.
     pub cut_off: Option<Instant>,
-    /// Rewinds in a row that failed.
-    pub rewinds_failed: u32,
     /// The highest term promised to a candidate.
     pub promised: u64,
+    /// When it was promised.
+    pub promised_at: Option<Instant>,
+    /// Starts of the server in a row that it did not live to answer.
+    pub starts: u32,
+    /// The Lease as the last view saw it: the only version that may be replaced on that view's word.
+    pub decided_on: Option<Lease>,
     /// The holder's container was seen terminated: its nonce.
     pub terminated: String,
     /// When the holder's pod was last looked at.
@@ -166,6 +170,7 @@ impl Member {
         match look(self.session.as_ref()?).await {
             Ok(look) => {
                 self.memory.starting = None;
+                self.memory.starts = 0;
                 self.memory.version.clone_from(&look.version);
                 Some(look)
             }
@@ -185,9 +190,15 @@ impl Member {
         let ttl = Duration::from_secs(u64::try_from(config.ttl_seconds).unwrap_or(6));
         if look.is_some() {
             self.keeper.healthy_for(ttl);
-        } else if self.memory.starting.is_some_and(|since| since.elapsed() < START_LIMIT) {
+        } else if self.memory.starting.is_some_and(|since| since.elapsed() < self.start_limit()) {
             self.keeper.healthy_for(ttl / 2);
         }
+    }
+
+    /// How long a start may take. Longer after each that failed: replay of much WAL begins anew with every start, and a limit
+    /// that never grows would end it for ever at the same place.
+    pub fn start_limit(&self) -> Duration {
+        START_LIMIT * (1 << self.memory.starts.saturating_sub(1).min(6))
     }
 
     async fn view(&mut self, config: &AgentConfig, look: Option<&Look>) -> anyhow::Result<Option<View>> {
@@ -195,6 +206,7 @@ impl Member {
         if !seen.known {
             return Ok(None);
         }
+        self.memory.decided_on.clone_from(&seen.lease);
         if let Some(error) = seen.unreadable {
             anyhow::bail!(
                 "the Lease {} cannot be read: {error}; delete it only if no instance is primary",
@@ -231,6 +243,7 @@ impl Member {
             ttl: Duration::from_secs(u64::try_from(config.ttl_seconds).unwrap_or(6)),
             holder_terminated,
             votes: Vec::new(),
+            promised: self.memory.promised,
             polled: false,
         }))
     }
@@ -321,6 +334,7 @@ impl Member {
         };
         self.write_files(config, upstream, record)?;
         self.memory.starting = Some(Instant::now());
+        self.memory.starts = self.memory.starts.saturating_add(1);
         self.keeper.healthy_for(Duration::from_secs(2));
         self.postgres.start(standby)
     }
@@ -354,7 +368,7 @@ impl Member {
             }
             Action::Take(record) => {
                 tracing::info!(term = record.term, timeline = record.timeline, "taking the Lease");
-                let previous = self.lease.borrow().lease.clone();
+                let previous = self.memory.decided_on.clone();
                 self.keeper.healthy_for(START_LIMIT);
                 self.keeper.take(config, record, previous).await.context("the Lease was not to be had")?;
                 self.memory.hurry = true;
@@ -369,6 +383,11 @@ impl Member {
                 self.adopt_lease(config, view).await?;
                 self.lead(config, look).await
             }
+            // Following the old holder again would confirm commits that the candidate was promised not to miss. Bounded, so that
+            // a candidate that comes to nothing does not keep this member away for ever.
+            Action::Follow(_) if self.promised_another(view) => {
+                self.tell(config, look.as_ref(), "keeps its promise to a candidate", "").await
+            }
             Action::Follow(holder) => self.follow(config, view, look, &holder).await,
             Action::StandAlone => {
                 self.start(config, "", None, true).await?;
@@ -377,13 +396,19 @@ impl Member {
         }
     }
 
+    fn promised_another(&self, view: &View) -> bool {
+        view.lease.as_ref().is_some_and(|r| r.term < self.memory.promised)
+            && self.memory.promised_at.is_some_and(|at| at.elapsed() < view.ttl * 2)
+            && view.data != Data::Empty
+    }
+
     /// The Lease names this member, but the keeper does not know: an answer got lost. From here on it is renewed.
     async fn adopt_lease(&self, config: &AgentConfig, view: &View) -> anyhow::Result<()> {
         if self.keeper.held().is_some() {
             return Ok(());
         }
         let record = view.lease.clone().context("no Lease to go on with")?;
-        let previous = self.lease.borrow().lease.clone();
+        let previous = self.memory.decided_on.clone();
         self.keeper.healthy_for(START_LIMIT);
         self.keeper.take(config, record, previous).await.context("the Lease was not to be had again")
     }
@@ -446,11 +471,12 @@ impl Member {
             }
         }
         let call = Call {
-            term: view.lease.as_ref().map_or(0, |r| r.term) + 1,
+            term: view.next_term(),
             candidate: self.identity.holder.pod.clone(),
             data_set: config.data_set.clone(),
         };
         self.memory.promised = self.memory.promised.max(call.term);
+        self.memory.promised_at = Some(Instant::now());
         let mut peers: Vec<String> = view.members.clone();
         if let Some(record) = &view.lease {
             // Members that the spec no longer wants may still hold the newest commits.
@@ -534,6 +560,7 @@ impl Member {
         let stale = asked.call.term < self.memory.promised;
         if self.keeper.held().is_none() && !(alive && hears) && !stale {
             self.memory.promised = asked.call.term;
+            self.memory.promised_at = Some(Instant::now());
             if matches!(view.server, Server::Standby { .. }) {
                 match self.detach(&config).await {
                     Some(look) => view.server = look.server(),
