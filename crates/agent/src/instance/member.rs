@@ -40,6 +40,8 @@ use tokio::{
 const TICK: Duration = Duration::from_millis(500);
 /// How long a server may take to answer after its start before the Lease is let go.
 pub const START_LIMIT: Duration = Duration::from_secs(60);
+/// A reload reaches the session that looks a moment after it was asked for: only the second look later is sure to show it.
+const READ: u32 = 2;
 /// How long a fast shutdown may take.
 const STOP_LIMIT: Duration = Duration::from_secs(120);
 
@@ -96,8 +98,12 @@ pub struct Memory {
     pub terminated: String,
     /// When the holder's pod was last looked at.
     pub looked_at_holder: Option<Instant>,
-    /// Hash of the configuration that the server was given.
+    /// Hash of the configuration that the server is known to have read, so that "a restart is pending" or not is true of it.
     pub hash: String,
+    /// Hash of the configuration in the files.
+    pub written: String,
+    /// Looks at the server since it was told to read them.
+    pub looks: u32,
     /// Version, once known.
     pub version: String,
     /// Leading began, for the synchronous set's patience.
@@ -170,6 +176,7 @@ impl Member {
         match look(self.session.as_ref()?).await {
             Ok(look) => {
                 self.memory.starting = None;
+                self.memory.looks = self.memory.looks.saturating_add(1);
                 self.memory.starts = 0;
                 self.memory.version.clone_from(&look.version);
                 Some(look)
@@ -302,7 +309,7 @@ impl Member {
             at_least: self.memory.at_least.clone(),
         };
         let changed = Files::write(config, &instance)?;
-        self.memory.hash = config.hash();
+        self.memory.written = config.hash();
         Ok(changed)
     }
 
@@ -315,6 +322,9 @@ impl Member {
     ) -> anyhow::Result<()> {
         if self.write_files(config, upstream, record)? && self.postgres.running() == Running::Yes {
             self.postgres.reload();
+            self.memory.looks = 0;
+        } else if self.memory.looks >= READ {
+            self.memory.hash.clone_from(&self.memory.written);
         }
         Ok(())
     }
@@ -333,6 +343,8 @@ impl Member {
             false => Default::default(),
         };
         self.write_files(config, upstream, record)?;
+        self.memory.hash.clone_from(&self.memory.written);
+        self.memory.looks = READ;
         self.memory.starting = Some(Instant::now());
         self.memory.starts = self.memory.starts.saturating_add(1);
         self.keeper.healthy_for(Duration::from_secs(2));
