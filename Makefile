@@ -90,6 +90,10 @@ unit: ## Unit and property tests: no cluster needed
 api-test: cluster-up ## Tests that need only the API server
 	$(E2E) api-tests
 
+.PHONY: sanity
+sanity: ## The development cluster's volume driver: its tests on this kernel, and csi-sanity
+	e2e/cluster/sanity
+
 .PHONY: e2e
 e2e: deploy ## Tests on the whole cluster: all, or TEST=name; JOBS=N at once; AGAIN=1: a failed one once more, alone
 	$(E2E) e2e -- $(if $(AGAIN),--again) $(if $(TEST),--only '$(TEST)') $(if $(JOBS),--jobs $(JOBS))

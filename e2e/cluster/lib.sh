@@ -8,7 +8,6 @@ cache=${HOLDFAST_CACHE:-$(cd ~ && pwd)/.cache/holdfast}
 run=$cache/run            # everything about the running cluster; gone after ./down
 net=172.30.0              # this machine is $net.1, the nodes are $net.11, $net.12, …; their pods 10.244.N.0/24
 bridge=hf0
-volumes=/tmp/hostpath_pv  # the folder of Kubernetes' own host path provisioner; it cannot be told another
 kind_name=holdfast
 PATH=$cache/bin:$PATH:/usr/sbin:/sbin
 

@@ -97,6 +97,8 @@ impl Cluster {
             self.kubectl.split_first().map_or(("kubectl", &[][..]), |(p, f)| (p.as_str(), f));
         let mut command = Command::new(program);
         command.args(first).args(arguments).kill_on_drop(true).stdin(Stdio::null());
+        // kubectl remembers for hours which kinds there are; what it saw before the operators' were there is out of date.
+        command.env("KUBECACHEDIR", std::env::temp_dir().join(format!("holdfast-e2e-{}", std::process::id())));
         if let Some(path) = &self.kubeconfig {
             command.env("KUBECONFIG", path);
         }
@@ -130,6 +132,22 @@ impl Cluster {
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         ensure!(output.status.success(), "{}: {} {}", what(), out.trim(), err.trim());
         Ok(out.into_owned())
+    }
+
+    /// Runs a script of the development cluster, `e2e/cluster/<name>`, and returns what it printed; an error carries its words.
+    /// Deadline: one minute.
+    pub async fn script(&self, name: &str, arguments: &[&str]) -> Result<String> {
+        let what = || format!("{name} {}", arguments.join(" "));
+        let mut command = Command::new(project().join("e2e/cluster").join(name));
+        command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+        if let Some(cache) = self.run.as_ref().and_then(|run| run.parent()) {
+            command.env("HOLDFAST_CACHE", cache);
+        }
+        let output = tokio::time::timeout(Duration::from_secs(60), command.output()).await;
+        let output =
+            output.with_context(|| format!("{} took more than a minute", what()))?.with_context(what)?;
+        ensure!(output.status.success(), "{}: {}", what(), String::from_utf8_lossy(&output.stderr).trim());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Gets a path of the API server as text, such as a pod's port through the proxy.

@@ -1,18 +1,18 @@
 //! Places for backups that tests use: the development cluster's S3 server, or a volume.
 
 use crate::{
-    cluster::{Cluster, project, variable},
+    cluster::{Cluster, variable},
     database::Db,
     namespace, objects,
     wait::seconds,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use holdfast_core::{Backup, BackupStore, conditions::types};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use tokio::{process::Command, sync::OnceCell};
+use tokio::sync::OnceCell;
 
 /// Bucket of all tests; each namespace writes below a prefix of its own name.
 pub const BUCKET: &str = "holdfast-e2e";
@@ -61,16 +61,6 @@ impl S3 {
         namespace::secret(cluster, namespace, "s3", &keys).await?;
         namespace::secret(cluster, namespace, "s3-ca", &[("ca.crt", &self.ca)]).await
     }
-
-    /// Makes a bucket if there is none.
-    pub async fn bucket(name: &str) -> Result<()> {
-        let script = project().join("e2e/cluster/bucket");
-        let output =
-            Command::new(&script).arg(name).output().await.with_context(|| script.display().to_string())?;
-        let text = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{} {name}: {}", script.display(), text.trim());
-        Ok(())
-    }
 }
 
 /// A BackupStore and, where they can be seen from here, its files.
@@ -91,7 +81,7 @@ pub async fn make(cluster: &Cluster, namespace: &str, name: &str) -> Result<Stor
 
 /// Makes a BackupStore on S3.
 pub async fn make_s3(cluster: &Cluster, namespace: &str, name: &str, s3: &S3) -> Result<Store> {
-    BUCKET_MADE.get_or_try_init(|| S3::bucket(BUCKET)).await?;
+    BUCKET_MADE.get_or_try_init(|| async { cluster.script("bucket", &[BUCKET]).await.map(|_| ()) }).await?;
     s3.secrets(cluster, namespace).await?;
     objects::apply::<BackupStore>(cluster, namespace, name, &s3.spec(namespace)).await?;
     ready(cluster, namespace, name).await?;
@@ -102,19 +92,25 @@ pub async fn make_s3(cluster: &Cluster, namespace: &str, name: &str, s3: &S3) ->
 /// Makes a BackupStore on a new volume.
 pub async fn make_volume(cluster: &Cluster, namespace: &str, name: &str) -> Result<Store> {
     let claim = format!("{name}-store");
-    let body = json!({
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": claim},
-        "spec": {"accessModes": [variable("HOLDFAST_STORE_ACCESS_MODE").unwrap_or_else(|| "ReadWriteMany".into())],
-                 "resources": {"requests": {"storage": "2Gi"}}},
-    });
-    let claims = cluster.api::<PersistentVolumeClaim>(namespace);
-    claims
-        .patch(&claim, &PatchParams::apply(crate::MANAGER), &Patch::Apply(&body))
-        .await
-        .context("the store's claim")?;
+    claim_volume(cluster, namespace, &claim).await?;
     objects::apply::<BackupStore>(cluster, namespace, name, &json!({"volume": {"claimName": claim}})).await?;
     ready(cluster, namespace, name).await?;
     Ok(Store { name: name.into(), files: None })
+}
+
+/// Claims a volume that several nodes can write to.
+pub async fn claim_volume(cluster: &Cluster, namespace: &str, claim: &str) -> Result<()> {
+    // The default class of most clusters serves one node at a time.
+    let class = variable("HOLDFAST_STORE_CLASS").or_else(|| cluster.run.as_ref().map(|_| "shared".into()));
+    let mode = variable("HOLDFAST_STORE_ACCESS_MODE").unwrap_or_else(|| "ReadWriteMany".into());
+    let body = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": claim},
+        "spec": {"storageClassName": class, "accessModes": [mode], "resources": {"requests": {"storage": "2Gi"}}},
+    });
+    let claims = cluster.api::<PersistentVolumeClaim>(namespace);
+    let applied = claims.patch(claim, &PatchParams::apply(crate::MANAGER), &Patch::Apply(&body)).await;
+    applied.with_context(|| format!("claim {claim}"))?;
+    Ok(())
 }
 
 /// Waits until a BackupStore is Ready.

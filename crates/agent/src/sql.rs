@@ -39,12 +39,16 @@ impl Drop for Session {
     }
 }
 
+/// Writes of the agent and its workers are small and must work while everybody else's are refused because the volume is full.
+const WRITES: &str = "-c default_transaction_read_only=off";
+
 /// A session with the pod's own server as role postgres. Its statements never wait for standbys: they must work while none is there.
 pub async fn local(database: &str) -> anyhow::Result<Session> {
     let mut config = tokio_postgres::Config::new();
     config.host_path(wire::RUN_FOLDER).user("postgres").dbname(database).application_name("holdfast-agent");
-    config
-        .options("-c synchronous_commit=local -c statement_timeout=30s -c log_statement=none -c search_path=pg_catalog");
+    config.options(format!(
+        "{WRITES} -c synchronous_commit=local -c statement_timeout=30s -c log_statement=none -c search_path=pg_catalog"
+    ));
     let (client, connection) =
         timeout(DEADLINE, config.connect(NoTls)).await.context("no answer from the local server")??;
     Ok(session(client, connection, DEADLINE))
@@ -65,6 +69,7 @@ pub async fn connect(host: &str, database: &str) -> anyhow::Result<Session> {
         .password(password.trim_end_matches('\n'))
         .dbname(database)
         .application_name("holdfast-worker")
+        .options(WRITES)
         .ssl_mode(tokio_postgres::config::SslMode::Require)
         .connect_timeout(CONNECT);
     let (client, connection) = timeout(CONNECT, config.connect(Tls::with_the_databases_ca()?))
@@ -104,6 +109,11 @@ impl Session {
         });
         let row = row.context("the answer has no row")?;
         Ok((0..row.len()).map(|i| row.get(i).map(String::from)).collect())
+    }
+
+    /// The first value of the first row; NULL is `None`.
+    pub async fn value(&self, sql: &str) -> anyhow::Result<Option<String>> {
+        Ok(self.row(sql).await?.into_iter().next().flatten())
     }
 
     /// All values of the first column.

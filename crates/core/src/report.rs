@@ -61,6 +61,34 @@ pub struct InstanceReport {
     pub pending_restart: bool,
     /// The archive, when there is one.
     pub archive: Option<ArchiveReport>,
+    /// The volume, once it was measured.
+    pub volume: Option<VolumeReport>,
+}
+
+/// How much room a volume has left.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VolumeStage {
+    /// Enough.
+    #[default]
+    Ample,
+    /// A tenth is left, or little more than what is held back for when it is full: time to grow it.
+    Low,
+    /// Next to nothing is left: a primary refuses writes until there is room again.
+    Full,
+}
+
+/// The volume of an instance: data and WAL.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VolumeReport {
+    /// Size of its filesystem, bytes.
+    pub capacity_bytes: i64,
+    /// What the server may still write, bytes.
+    pub available_bytes: i64,
+    /// Files in `pg_wal`, bytes.
+    pub wal_bytes: i64,
+    /// What that means.
+    pub stage: VolumeStage,
 }
 
 /// How an instance's archiving goes.
@@ -75,4 +103,18 @@ pub struct ArchiveReport {
     pub behind_segments: i64,
     /// The store's own words about the last failure; empty when the last upload went well.
     pub error: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_without_a_volume_is_read_and_one_with_it_is_spelled_as_documented() {
+        assert_eq!(serde_json::from_str::<InstanceReport>("{}").unwrap().volume, None);
+        let volume =
+            VolumeReport { capacity_bytes: 960, stage: VolumeStage::Full, ..VolumeReport::default() };
+        let text = serde_json::to_string(&volume).unwrap();
+        assert_eq!(text, r#"{"capacityBytes":960,"availableBytes":0,"walBytes":0,"stage":"Full"}"#);
+    }
 }

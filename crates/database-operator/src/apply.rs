@@ -5,6 +5,8 @@ use crate::{
     plan::{
         Facts, Finalizer, Plan, Problem, SetStep,
         children::{Write, must_wait},
+        clones::{self, GivenUp},
+        growth::Refusal,
         secrets::{self, SecretError},
         volumes::ClaimPatch,
     },
@@ -24,12 +26,12 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy},
     core::NamespaceResourceScope,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use std::fmt::Debug;
+use std::{collections::BTreeMap, fmt::Debug};
 
 /// Why something could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -78,9 +80,7 @@ impl ApplyError {
         match self {
             Self::NameTaken { .. } => Some(Problem::new("NameTaken", self.to_string())),
             Self::Secret(_) => None,
-            Self::Api { source: kube::Error::Api(status), .. }
-                if status.is_invalid() || status.is_forbidden() || status.code == 400 =>
-            {
+            Self::Api { source: kube::Error::Api(status), .. } if refuses(status) => {
                 Some(Problem::new("Refused", format!("{self}: {}", status.message)))
             }
             Self::Api { .. } => None,
@@ -95,10 +95,21 @@ pub struct Applied {
     pub secrets: bool,
     /// The StatefulSet was made.
     pub created: bool,
-    /// A volume may not grow; everything else was done.
-    pub refused: Option<Problem>,
+    /// Sizes that the API server refused, by uid of the claim; everything else was done.
+    pub refusals: BTreeMap<String, Refusal>,
+    /// What became of clones.
+    pub clones: Vec<CloneNews>,
     /// The pod that was deleted to be replaced, and why.
     pub replaced: Option<(String, &'static str)>,
+}
+
+/// What became of a clone, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CloneNews {
+    /// Its claim was made.
+    Begun(String),
+    /// It is not made; the replica is filled by streaming.
+    Failed(String),
 }
 
 /// Carries a plan out. Errors: the first write that failed; the rest is done by a later reconcile.
@@ -121,6 +132,8 @@ pub async fn apply(
         budget,
         remove_budget,
         claims,
+        clones,
+        give_up,
         stateful_set,
         replace,
         remove_claims,
@@ -175,9 +188,16 @@ pub async fn apply(
             .await?;
     }
     for patch in claims {
-        if let Some(problem) = writer.claim(patch).await? {
-            applied.refused = Some(problem);
+        let uid = patch.uid.clone();
+        if let Some(refusal) = writer.claim(patch, now).await? {
+            applied.refusals.insert(uid, refusal);
         }
+    }
+    for clone in give_up {
+        applied.clones.extend(writer.give_up(clone).await?);
+    }
+    for claim in clones {
+        applied.clones.extend(writer.clone_claim(claim).await?);
     }
     applied.created = writer.stateful_set(stateful_set).await?;
     if let Some(pod) = replace
@@ -197,6 +217,11 @@ pub async fn apply(
         writer.finalizers(&[]).await?;
     }
     Ok(applied)
+}
+
+/// Whether the API server will say the same again: the request itself is what it does not take.
+fn refuses(status: &kube::core::Status) -> bool {
+    status.is_forbidden() || status.is_invalid() || status.code == 400
 }
 
 /// Writes on behalf of one Database.
@@ -309,9 +334,9 @@ impl Writer<'_> {
         }
     }
 
-    /// Returns why the volume may not grow, if so.
-    async fn claim(&self, patch: ClaimPatch) -> Result<Option<Problem>, ApplyError> {
-        let ClaimPatch { name, uid, system_identifier, grow_to } = patch;
+    /// Returns why the volume may not have the size, if so.
+    async fn claim(&self, patch: ClaimPatch, now: Timestamp) -> Result<Option<Refusal>, ApplyError> {
+        let ClaimPatch { name, uid, system_identifier, size } = patch;
         let what = format!("PersistentVolumeClaim {name}");
         if let Some(id) = system_identifier {
             let body = json!({"metadata": {"labels": {names::LABEL_SYSTEM_IDENTIFIER: id}}});
@@ -319,21 +344,63 @@ impl Writer<'_> {
                 .await
                 .map_err(ApplyError::api("label", what.clone()))?;
         }
-        let Some(size) = grow_to else { return Ok(None) };
+        let Some(size) = size else { return Ok(None) };
         let body = json!({"spec": {"resources": {"requests": {"storage": size}}}});
         match self.patch::<PersistentVolumeClaim>(&name, &uid, body).await {
             Ok(_) => Ok(None),
-            Err(kube::Error::Api(status)) if status.is_forbidden() || status.is_invalid() => {
-                Ok(Some(Problem::new(
-                    "StorageNotGrown",
-                    format!(
-                        "spec.storage.size: volume {name} cannot grow to {}: {}; let its StorageClass allow volume expansion",
-                        size.0, status.message
-                    ),
-                )))
+            Err(kube::Error::Api(status)) if refuses(&status) => {
+                Ok(Some(Refusal { size, at: now, words: status.message.clone() }))
             }
-            Err(source) => Err(ApplyError::api("grow", what)(source)),
+            Err(source) => Err(ApplyError::api("change the size of", what)(source)),
         }
+    }
+
+    /// Makes the claim of a clone. One that is there already is as good: its name says whose it is. A refusal costs only speed:
+    /// the StatefulSet's controller makes the claim without a source, or says why it cannot either.
+    async fn clone_claim(&self, claim: PersistentVolumeClaim) -> Result<Option<CloneNews>, ApplyError> {
+        let name = claim.name_any();
+        let source = clones::source(&claim).unwrap_or_default();
+        match api::create(&self.api(), &claim).await {
+            Ok(Some(_)) => {
+                Ok(Some(CloneNews::Begun(format!("volume claim {name} is made as a clone of {source}"))))
+            }
+            Ok(None) => Ok(None),
+            Err(kube::Error::Api(status)) if refuses(&status) => Ok(Some(CloneNews::Failed(format!(
+                "volume claim {name} cannot be made as a clone of {source}, it is filled by streaming: {}",
+                status.message
+            )))),
+            Err(source) => Err(ApplyError::api("create", format!("PersistentVolumeClaim {name}"))(source)),
+        }
+    }
+
+    /// Deletes the claim of a clone that does not come, then the pod that waits for it: the StatefulSet's controller makes both
+    /// anew. A claim that ever had a volume stays: it is read first, and deleted only as it was read.
+    async fn give_up(&self, clone: GivenUp) -> Result<Option<CloneNews>, ApplyError> {
+        let GivenUp { claim, pod, why } = clone;
+        let what = format!("PersistentVolumeClaim {}", claim.name);
+        let claims: Api<PersistentVolumeClaim> = self.api();
+        let there =
+            bounded(claims.get_opt(&claim.name)).await.map_err(ApplyError::api("read", what.clone()))?;
+        let ours = |c: &PersistentVolumeClaim| {
+            c.uid().as_ref() == Some(&claim.uid) && clones::source(c).is_some() && clones::never_bound(c)
+        };
+        let Some(there) = there.filter(ours) else { return Ok(None) };
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(claim.uid.clone()),
+                resource_version: there.resource_version(),
+            }),
+            ..DeleteParams::default()
+        };
+        match bounded(claims.delete(&claim.name, &params)).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
+                return Ok(None);
+            }
+            Err(source) => return Err(ApplyError::api("delete", what)(source)),
+        }
+        self.delete::<Pod>(&pod.name, &pod.uid, PropagationPolicy::Background).await?;
+        Ok(Some(CloneNews::Failed(why)))
     }
 
     /// Whether it was made.
@@ -402,3 +469,7 @@ impl Writer<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

@@ -1,10 +1,10 @@
 //! The loop: watches that fill the caches and wake Databases, and the five steps of a reconcile.
 
 use crate::{
-    apply::{self, Applied, ApplyError},
+    apply::{self, Applied, ApplyError, CloneNews},
     metrics::Metrics,
     observe::{self, Caches, ObserveError, Observed},
-    plan::{self, Facts, Finalizer, trouble},
+    plan::{self, Facts, Finalizer, clones, growth, growth::Refusal, trouble},
     status,
     validate::{Settings, validate},
 };
@@ -62,6 +62,8 @@ struct Memory {
     secrets_ensured: Option<Timestamp>,
     /// Since when instances, by uid, report an error.
     errors_since: BTreeMap<String, Timestamp>,
+    /// Sizes that the API server refused, by uid of the claim.
+    refusals: BTreeMap<String, Refusal>,
     /// The status written last, and the version of the object that it was written over: until the watch shows a newer one
     /// the cache is behind.
     written: Option<(Option<String>, DatabaseStatus)>,
@@ -331,6 +333,11 @@ async fn reconcile(database: Arc<Database>, context: Arc<Context>) -> Result<Act
     let key = ObjectRef::from_obj(database.as_ref());
     let mut observed = observe::cached(&context.caches, database);
     remember(&context, &key, &mut observed, now);
+    let questions = clones::questions(&observed, now);
+    if !questions.is_empty() {
+        let namespace = observed.database.namespace().unwrap_or_default();
+        observed.clone_words = observe::words(&context.client, &namespace, &questions).await;
+    }
 
     let valid = validate(&observed.database, &context.settings);
     let mut plan = plan::plan(&observed, valid.as_ref(), &context.settings, now);
@@ -354,9 +361,14 @@ async fn reconcile(database: Arc<Database>, context: Arc<Context>) -> Result<Act
     if applied.as_ref().is_ok_and(|a| a.secrets) {
         context.memory().entry(key.clone()).or_default().secrets_ensured = Some(now);
     }
+    observed.refusals = growth::standing(&facts.asks, &observed.refusals);
+    if let Ok(applied) = &applied {
+        observed.refusals.extend(applied.refusals.clone());
+    }
+    context.memory().entry(key.clone()).or_default().refusals = observed.refusals.clone();
     report(&context, &key, &observed, &facts, &applied, now).await?;
-    let refused = applied?.refused.is_some();
-    Ok(Action::requeue(again(&observed, &facts, waits, refused, now)))
+    applied?;
+    Ok(Action::requeue(again(&observed, &facts, waits, now)))
 }
 
 /// Adds what only this process knows.
@@ -368,6 +380,7 @@ fn remember(context: &Context, key: &ObjectRef<Database>, observed: &mut Observe
         failing.map(|i| (i.uid.clone(), memory.errors_since.get(&i.uid).copied().unwrap_or(now))).collect();
     observed.errors_since = memory.errors_since.clone();
     observed.secrets_ensured = memory.secrets_ensured;
+    observed.refusals = memory.refusals.clone();
     if let Some((version, status)) = &memory.written
         && *version == observed.database.resource_version()
     {
@@ -390,12 +403,12 @@ async fn report(
     let database = observed.database.as_ref();
     let (namespace, name) = (database.namespace().unwrap_or_default(), database.name_any());
     let problem = match applied {
-        Ok(applied) => match &applied.refused {
-            Some(problem) => Some(problem.clone()),
+        Ok(_) => match growth::refused(&facts.asks, &observed.refusals, &database.spec.storage.size) {
+            Some(problem) => Some(problem),
             None => {
-                let questions = trouble::questions(observed, facts.replicas, now);
+                let questions = trouble::questions(observed, facts, now);
                 let words = observe::words(&context.client, &namespace, &questions).await;
-                trouble::diagnose(observed, &facts.config_hash, &words, now)
+                trouble::diagnose(observed, facts, &words, now)
                     .or_else(|| trouble::store_missing(database, facts.store_found))
             }
         },
@@ -429,6 +442,12 @@ async fn report(
             events.normal(database, "Restarting", "Update", &format!("pod {pod} is restarted: {why}")).await;
         }
     }
+    for news in applied.iter().flat_map(|applied| &applied.clones) {
+        match news {
+            CloneNews::Begun(note) => events.normal(database, "VolumeCloning", "Scale", note).await,
+            CloneNews::Failed(note) => events.warning(database, "VolumeCloneFailed", "Scale", note).await,
+        }
+    }
     for news in status::news(&old, &status) {
         if news.warning {
             events.warning(database, &news.reason, news.action, &news.note).await;
@@ -440,21 +459,24 @@ async fn report(
 }
 
 /// When to look again, whatever happens.
-fn again(observed: &Observed, facts: &Facts, waits: bool, refused: bool, now: Timestamp) -> Duration {
+fn again(observed: &Observed, facts: &Facts, waits: bool, now: Timestamp) -> Duration {
     /// For so long a pod counts as starting, seconds.
     const START: i64 = 60;
-    if refused {
-        return MISSING * 4;
-    }
     if waits {
         return SOON;
     }
     if facts.pending || facts.deleting {
         return SOON * 2;
     }
+    // A growth that fails in the driver changes nothing that is watched but the claim's events; a refusal changes nothing at all.
+    let quiet = match (observed.refusals.is_empty(), facts.growing.is_empty()) {
+        (true, true) => RESYNC,
+        (true, false) => MISSING,
+        (false, _) => Duration::from_secs(growth::RETRY_SECONDS.unsigned_abs()),
+    };
     let ready = observed.instances.iter().filter(|i| i.ready).count();
     if i32::try_from(ready).unwrap_or(i32::MAX) >= facts.replicas {
-        return if observed.errors_since.is_empty() { RESYNC } else { MISSING };
+        return if observed.errors_since.is_empty() { quiet } else { MISSING };
     }
     let new = |since: &Timestamp| now.as_second() - since.as_second() < START;
     let starting = observed.instances.iter().any(|i| !i.ready && i.age(now) < START)

@@ -1,13 +1,18 @@
 //! Reads everything that a decision about one Database needs: from the caches, and, where a mistake would be grave, from
 //! the API server itself. Writes nothing.
 
+pub mod events;
+
+pub use events::{Counts, Question, Words, words};
+
+use crate::plan::growth::Refusal;
 use holdfast_core::{BackupStore, Database, names, report::InstanceReport};
 use holdfast_runtime::apply::bounded;
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
         coordination::v1::Lease,
-        core::v1::{ConfigMap, Event, PersistentVolumeClaim, Pod, Service, ServiceAccount},
+        core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
         policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
@@ -178,6 +183,10 @@ pub struct Observed {
     pub secrets_ensured: Option<Timestamp>,
     /// Since when instances, by uid, report an error, as this process has seen it.
     pub errors_since: BTreeMap<String, Timestamp>,
+    /// Sizes that the API server refused to this process, by uid of the claim.
+    pub refusals: BTreeMap<String, Refusal>,
+    /// Kubernetes' words about cloned volumes that do not come, by uid of the claim.
+    pub clone_words: BTreeMap<String, Words>,
 }
 
 impl Observed {
@@ -201,6 +210,8 @@ impl Observed {
             role_binding: None,
             secrets_ensured: None,
             errors_since: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+            clone_words: BTreeMap::new(),
         }
     }
 
@@ -300,59 +311,4 @@ where
 {
     let found = bounded(api.list(params)).await.map_err(|source| ObserveError::Read { what, source })?;
     Ok(found.items.into_iter().map(Arc::new).collect())
-}
-
-/// An object that does not come up: Kubernetes' events may say why.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Question {
-    /// uid of the object.
-    pub uid: String,
-    /// What it is, for people: "pod orders-0".
-    pub what: String,
-    /// Whether any newer event, also a good one, ends a warning: a pod that pulls its image has got its volumes.
-    pub newest_counts: bool,
-}
-
-/// Kubernetes' own words about an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Words {
-    /// Reason, CamelCase.
-    pub reason: String,
-    /// Message.
-    pub message: String,
-}
-
-/// The newest warning about each object. Asked only about objects that are stuck. A refusal is no failure: then there are
-/// no words.
-pub async fn words(client: &Client, namespace: &str, questions: &[Question]) -> BTreeMap<String, Words> {
-    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
-    let mut answers = BTreeMap::new();
-    for question in questions {
-        let params = ListParams::default().fields(&format!("involvedObject.uid={}", question.uid));
-        match bounded(api.list(&params)).await {
-            Ok(events) => {
-                let warns = |event: &Event| event.type_.as_deref() == Some("Warning");
-                let told = events.items.into_iter().filter(|e| question.newest_counts || warns(e));
-                if let Some(newest) = told.max_by_key(event_time).filter(warns) {
-                    let words = Words {
-                        reason: newest.reason.unwrap_or_else(|| "Waiting".into()),
-                        message: newest.message.unwrap_or_default(),
-                    };
-                    answers.insert(question.uid.clone(), words);
-                }
-            }
-            Err(error) => {
-                tracing::warn!(what = question.what, error = %error, "cannot read events");
-                break;
-            }
-        }
-    }
-    answers
-}
-
-fn event_time(event: &Event) -> Option<Timestamp> {
-    let series = event.series.as_ref().and_then(|s| s.last_observed_time.as_ref()).map(|t| t.0);
-    let last = event.last_timestamp.as_ref().map(|t| t.0);
-    let first = event.event_time.as_ref().map(|t| t.0);
-    series.max(last).max(first).or(event.metadata.creation_timestamp.as_ref().map(|t| t.0))
 }

@@ -1,11 +1,17 @@
 //! What is so: conditions and the rest of the status, and what is worth an event. Pure: observed and planned in, status out.
 
+pub mod news;
+pub mod space;
+
+pub use news::{failed_over, news};
+
 use crate::{
     observe::{Instance, Observed},
     plan::{
         Facts, Problem,
         quiesce::Operation,
         stateful_set::{self, template_annotation},
+        trouble::DISK_FULL,
         volumes,
     },
 };
@@ -33,7 +39,7 @@ fn verdict(truth: impl Into<Truth>, reason: &str, message: impl Into<String>) ->
 struct View<'a> {
     observed: &'a Observed,
     facts: &'a Facts,
-    problem: Option<&'a Problem>,
+    problem: Option<Problem>,
     primary: Option<&'a Instance>,
     ready: i32,
 }
@@ -59,11 +65,15 @@ pub fn status(
     let generation = observed.database.metadata.generation;
     let name = observed.database.name_any();
     let counted = observed.instances.iter().filter(|i| i.ready && i.ordinal < facts.instances);
+    let primary = primary(observed);
+    // A size that grows is all that a full volume needs.
+    let helped = facts.deleting || facts.pending || !facts.growing.is_empty();
+    let full = primary.filter(|_| !helped).and_then(space::full);
     let view = View {
         observed,
         facts,
-        problem: facts.problem.as_ref().or(problem),
-        primary: primary(observed),
+        problem: facts.problem.clone().or_else(|| problem.cloned()).or(full),
+        primary,
         ready: i32::try_from(counted.count()).unwrap_or(i32::MAX),
     };
     let mut status = old.clone();
@@ -120,13 +130,14 @@ fn member(instance: &Instance) -> Member {
         lsn: (!report.lsn.is_empty()).then(|| report.lsn.clone()),
         lag_bytes: (report.role == Role::Replica).then_some(report.lag_bytes),
         ready: instance.ready,
+        volume: space::member(instance),
     }
 }
 
 impl View<'_> {
     fn conditions(&self) -> [(&'static str, Verdict); 7] {
         let ready = self.ready();
-        let stalled = match self.problem {
+        let stalled = match &self.problem {
             Some(problem) => verdict(true, &problem.reason, problem.message.clone()),
             None => verdict(false, "NothingInTheWay", ""),
         };
@@ -174,7 +185,7 @@ impl View<'_> {
             }
             _ => {}
         }
-        if let Some(problem) = self.problem {
+        if let Some(problem) = &self.problem {
             return verdict(false, &problem.reason, problem.message.clone());
         }
         if let Some(waiting) = &facts.waiting {
@@ -225,16 +236,18 @@ impl View<'_> {
             );
         }
         if !facts.growing.is_empty() {
-            return verdict(
-                false,
-                "VolumesGrowing",
-                format!("volumes that are growing: {}", facts.growing.join(", ")),
-            );
+            let list = facts.growing.iter().map(|one| format!("{} ({})", one.claim, one.progress));
+            let list = list.collect::<Vec<_>>().join(", ");
+            return verdict(false, "VolumesGrowing", format!("volume claims that are growing: {list}"));
         }
+        if let Some(problem) = self.primary.and_then(space::full) {
+            return verdict(false, &problem.reason, problem.message);
+        }
+        let remarks = space::remarks(&self.observed.instances);
         verdict(
             true,
             "AllInstancesReady",
-            format!("{} of {} instances are ready", self.ready, facts.replicas),
+            format!("{} of {} instances are ready{remarks}", self.ready, facts.replicas),
         )
     }
 
@@ -262,8 +275,10 @@ impl View<'_> {
 
     fn available(&self) -> Verdict {
         let serving = self.primary.filter(|p| p.ready);
+        let full = self.primary.and_then(space::full);
         match (self.down(), serving) {
             (Some(down), _) => down,
+            _ if let Some(full) = full => verdict(false, &full.reason, full.message),
             (None, Some(primary)) => {
                 verdict(true, "PrimaryReady", format!("{} accepts writes", primary.name))
             }
@@ -374,8 +389,13 @@ impl View<'_> {
                 false,
                 "ArchiveFailed",
                 format!(
-                    "{} segment(s) wait for BackupStore {store}: {}",
-                    report.behind_segments, report.error
+                    "{} segment(s) ({} MiB) wait for BackupStore {store}{}: {}",
+                    report.behind_segments,
+                    report.behind_segments.saturating_mul(i64::from(
+                        self.observed.database.spec.postgresql.initdb.wal_segment_size_mb
+                    )),
+                    self.primary.map(space::room).unwrap_or_default(),
+                    report.error
                 ),
             ),
             Some(Some(_)) => verdict(true, "Archiving", format!("WAL reaches BackupStore {store}")),
@@ -428,6 +448,10 @@ impl View<'_> {
             "Deleting"
         } else if is(types::QUIESCED) {
             "Quiesced"
+        } else if conditions::find(&status.conditions, types::AVAILABLE)
+            .is_some_and(|c| c.status == "False" && c.reason == DISK_FULL)
+        {
+            DISK_FULL
         } else if self.problem.is_some() {
             if is(types::AVAILABLE) { "Degraded" } else { "Failed" }
         } else if is(types::READY) {
@@ -444,61 +468,6 @@ impl View<'_> {
             "Updating"
         }
     }
-}
-
-/// Something worth an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct News {
-    /// A person should look.
-    pub warning: bool,
-    /// CamelCase reason.
-    pub reason: String,
-    /// CamelCase action.
-    pub action: &'static str,
-    /// A sentence.
-    pub note: String,
-}
-
-/// Whether another instance is primary than before.
-pub fn failed_over(old: &DatabaseStatus, new: &DatabaseStatus) -> bool {
-    matches!((&old.primary, &new.primary), (Some(old), Some(new)) if old != new)
-}
-
-/// What changed between two statuses and is worth telling.
-pub fn news(old: &DatabaseStatus, new: &DatabaseStatus) -> Vec<News> {
-    let mut news = Vec::new();
-    let mut tell = |warning, reason: &str, action, note: String| {
-        news.push(News { warning, reason: reason.into(), action, note });
-    };
-    if failed_over(old, new) {
-        let name = |status: &DatabaseStatus| status.primary.clone().unwrap_or_default();
-        let timeline = new.timeline.unwrap_or_default();
-        let note =
-            format!("{} is primary now, on timeline {timeline}; before it was {}", name(new), name(old));
-        tell(false, "FailedOver", "Promote", note);
-    }
-    for after in &new.conditions {
-        let before = conditions::find(&old.conditions, &after.type_);
-        let turned = |status: &str| after.status == status && before.is_none_or(|b| b.status != status);
-        match after.type_.as_str() {
-            types::STALLED => {
-                let same = before.is_some_and(|b| b.status == "True" && b.reason == after.reason);
-                if after.status == "True" && !same {
-                    tell(true, &after.reason, "Reconcile", after.message.clone());
-                }
-            }
-            types::QUIESCED if turned("True") => tell(false, "Quiesced", "Stop", after.message.clone()),
-            types::READY if turned("True") => tell(false, &after.reason, "Reconcile", after.message.clone()),
-            types::AVAILABLE if turned("False") && before.is_some_and(|b| b.status == "True") => {
-                tell(true, &after.reason, "Serve", format!("writes are not accepted: {}", after.message));
-            }
-            types::ARCHIVING if turned("False") && after.reason != "NotConfigured" => {
-                tell(true, &after.reason, "Archive", after.message.clone());
-            }
-            _ => {}
-        }
-    }
-    news
 }
 
 #[cfg(test)]

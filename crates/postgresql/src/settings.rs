@@ -22,6 +22,10 @@ pub struct Instance {
     pub confirmations: i32,
     /// Settings that a standby must have at least as high as whoever wrote its WAL, or it refuses to start.
     pub at_least: BTreeMap<String, i64>,
+    /// Transactions only read unless a session asks for more: the volume is full.
+    pub read_only: bool,
+    /// Size of the volume, bytes; 0: not known.
+    pub volume_bytes: u64,
 }
 
 /// A value in single quotes, as postgresql.conf wants it.
@@ -74,8 +78,21 @@ pub fn confirmations(durability: &Durability, members: usize) -> i32 {
     }
 }
 
+/// How much WAL the server may keep, MiB: min_wal_size, max_wal_size, wal_keep_size, max_slot_wal_keep_size.
+///
+/// PostgreSQL's own defaults alone would fill a volume of 1 GiB with WAL before its first checkpoint.
+fn wal_sizes(config: &AgentConfig, volume_bytes: u64) -> [u64; 4] {
+    let segment = u64::try_from(config.wal_segment_size_mb).unwrap_or(16).max(1);
+    let part = |of: u64| if volume_bytes == 0 { u64::MAX } else { volume_bytes / of / 1024 / 1024 };
+    // The server refuses to start with less than two segments.
+    let least = 80.max(2 * segment);
+    let most = 1024.max(4 * segment).min(part(6)).max(least);
+    [least, most, 256.min(part(8)), 1024.min(part(6))]
+}
+
 /// Defaults that the spec's parameters may override.
-fn defaults(config: &AgentConfig) -> BTreeMap<String, String> {
+fn defaults(config: &AgentConfig, volume_bytes: u64) -> BTreeMap<String, String> {
+    let [min_wal, max_wal, keep, slots] = wal_sizes(config, volume_bytes);
     // A quarter of the container's memory is PostgreSQL's own advice; without a limit stay at its modest default.
     let shared = match config.memory_bytes {
         0 => 128,
@@ -86,8 +103,10 @@ fn defaults(config: &AgentConfig) -> BTreeMap<String, String> {
         ("shared_buffers", format!("{shared}MB")),
         ("max_wal_senders", "16".into()),
         ("max_replication_slots", "16".into()),
-        ("wal_keep_size", "256MB".into()),
-        ("max_slot_wal_keep_size", "1GB".into()),
+        ("min_wal_size", format!("{min_wal}MB")),
+        ("max_wal_size", format!("{max_wal}MB")),
+        ("wal_keep_size", format!("{keep}MB")),
+        ("max_slot_wal_keep_size", format!("{slots}MB")),
         ("checkpoint_completion_target", "0.9".into()),
         ("log_checkpoints", "on".into()),
         ("log_line_prefix", "%m [%p] %q%u@%d ".into()),
@@ -106,8 +125,11 @@ fn defaults(config: &AgentConfig) -> BTreeMap<String, String> {
 
 /// The whole of `postgresql.conf`.
 pub fn postgresql_conf(config: &AgentConfig, instance: &Instance) -> String {
-    let mut all = defaults(config);
+    let mut all = defaults(config, instance.volume_bytes);
     all.extend(config.parameters.clone());
+    if instance.read_only {
+        all.insert("default_transaction_read_only".into(), "on".into());
+    }
     for (name, least) in &instance.at_least {
         let wanted = all.get(name).and_then(|v| v.trim().parse::<i64>().ok());
         if wanted.is_none_or(|w| w < *least) {
@@ -249,6 +271,30 @@ mod tests {
             BTreeMap::from([("max_connections".to_string(), 200), ("max_wal_senders".to_string(), 3)]);
         let text = postgresql_conf(&config(), &Instance { at_least, ..Instance::default() });
         assert!(text.contains("max_connections = '200'") && text.contains("max_wal_senders = '16'"));
+    }
+
+    #[test]
+    fn a_full_volume_refuses_writes_whatever_the_spec_says_and_only_then() {
+        let mut config = config();
+        let full = Instance { read_only: true, ..Instance::default() };
+        assert!(!postgresql_conf(&config, &Instance::default()).contains("default_transaction_read_only"));
+        config.parameters.insert("default_transaction_read_only".into(), "off".into());
+        let text = postgresql_conf(&config, &full);
+        assert!(text.contains("default_transaction_read_only = 'on'"));
+        assert_eq!(text.matches("default_transaction_read_only").count(), 1);
+    }
+
+    #[test]
+    fn wal_leaves_room_for_data_on_a_small_volume() {
+        let sizes =
+            |segment, volume| wal_sizes(&AgentConfig { wal_segment_size_mb: segment, ..config() }, volume);
+        assert_eq!(sizes(16, 960 << 20), [80, 160, 120, 160]);
+        assert_eq!(sizes(16, 0), [80, 1024, 256, 1024]);
+        assert_eq!(sizes(16, 100 << 30), [80, 1024, 256, 1024]);
+        assert_eq!(sizes(64, 1 << 30), [128, 170, 128, 170], "the server wants two segments at least");
+        let config = AgentConfig { parameters: [("max_wal_size".into(), "2GB".into())].into(), ..config() };
+        let text = postgresql_conf(&config, &Instance { volume_bytes: 1 << 30, ..Instance::default() });
+        assert!(text.contains("max_wal_size = '2GB'") && text.contains("wal_keep_size = '128MB'"));
     }
 
     #[test]

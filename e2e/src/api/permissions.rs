@@ -67,7 +67,7 @@ pub async fn database_operator(scene: Scene) -> Result<()> {
         ("", "serviceaccounts", &["create", "patch"]),
         ("", "secrets", &["create", "delete"]),
         ("", "pods", &["get", "list", "watch", "delete"]),
-        ("", "persistentvolumeclaims", &["get", "list", "watch", "patch", "delete"]),
+        ("", "persistentvolumeclaims", &["get", "list", "watch", "create", "patch", "delete"]),
         ("rbac.authorization.k8s.io", "roles", &["create", "patch"]),
         ("rbac.authorization.k8s.io", "rolebindings", &["create", "patch"]),
         ("discovery.k8s.io", "endpointslices", &["create"]),

@@ -5,7 +5,7 @@ use holdfast_core::{Backup, BackupSchedule, BackupStore, Database, Restore, cond
 use holdfast_e2e::{
     SYSTEM,
     client_pod::ClientPod,
-    cluster::{Cluster, variable},
+    cluster::Cluster,
     database::Db,
     namespace,
     objects::{self, Kind, current, describe, holds},
@@ -16,11 +16,11 @@ use holdfast_e2e::{
 };
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{Namespace, PersistentVolumeClaim, Pod},
+    core::v1::{Namespace, Pod},
 };
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams},
 };
 use serde_json::json;
 use std::{
@@ -149,19 +149,13 @@ async fn stage(cluster: &Cluster, teller: &Teller) -> Result<()> {
 async fn place(cluster: &Cluster, teller: &Teller) -> Result<()> {
     let spec = if let Some(s3) = S3::find(cluster) {
         teller.begin(&format!("BackupStore backups: bucket {} on {}, an own CA", store::BUCKET, s3.endpoint));
-        S3::bucket(store::BUCKET).await?;
+        cluster.script("bucket", &[store::BUCKET]).await?;
         s3.secrets(cluster, NAMESPACE).await?;
         // Each run writes below a prefix of its own: what an earlier one left there belongs to another database.
         s3.spec(&namespace::unique(NAMESPACE))
     } else {
         teller.begin("BackupStore backups: a volume");
-        let mode = variable("HOLDFAST_STORE_ACCESS_MODE").unwrap_or_else(|| "ReadWriteMany".into());
-        let body = json!({
-            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "backups"},
-            "spec": {"accessModes": [mode], "resources": {"requests": {"storage": "2Gi"}}},
-        });
-        let claims = cluster.api::<PersistentVolumeClaim>(NAMESPACE);
-        claims.patch("backups", &PatchParams::apply(holdfast_e2e::MANAGER), &Patch::Apply(&body)).await?;
+        store::claim_volume(cluster, NAMESPACE, "backups").await?;
         json!({"volume": {"claimName": "backups"}})
     };
     objects::apply::<BackupStore>(cluster, NAMESPACE, "backups", &spec).await?;

@@ -5,8 +5,12 @@ use crate::{runner::Test, test};
 mod archive;
 mod bad_input;
 mod changes;
+mod classes;
+mod clones;
 mod deletion;
 mod failover;
+mod full_disk;
+mod growth;
 mod operators;
 pub use operators::OPERATORS;
 mod restore;
@@ -14,6 +18,7 @@ mod running;
 mod schedule;
 mod stores;
 mod volumes;
+mod zones;
 
 /// All tests; the long ones first, so that the last to end is a short one.
 pub fn all() -> Vec<Test> {
@@ -22,6 +27,10 @@ pub fn all() -> Vec<Test> {
         test!(420, restore::restore_new_database),
         test!(300, failover::failover_force_delete),
         test!(300, schedule::retention),
+        test!(300, full_disk::full_disk),
+        test!(300, growth::volume_growth),
+        test!(300, zones::zonal_volumes),
+        test!(300, clones::volume_clone),
         test!(300, failover::failover_pod_delete),
         test!(360, deletion::delete_keeps_data),
         test!(300, volumes::empty_volume_never_leads),
@@ -36,6 +45,10 @@ pub fn all() -> Vec<Test> {
         test!(240, volumes::adopt_volumes),
         test!(240, volumes::initdb_once),
         test!(240, running::three_instances),
+        test!(240, clones::clone_falls_back),
+        test!(180, growth::growth_refused),
+        test!(180, classes::access_modes),
+        test!(180, classes::snapshots),
         test!(180, running::one_instance),
         test!(240, stores::store_volume),
         test!(240, stores::store_s3),

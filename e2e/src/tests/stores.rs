@@ -56,7 +56,7 @@ pub async fn store_errors(scene: Scene) -> Result<()> {
         println!("        store_errors: no S3 server on this cluster, left out");
         return Ok(());
     };
-    S3::bucket(BUCKET).await?;
+    cluster.script("bucket", &[BUCKET]).await?;
     s3.secrets(cluster, ns).await?;
     namespace::secret(cluster, ns, "s3-wrong", &[("accessKeyId", &s3.access), ("secretAccessKey", "wrong")])
         .await?;

@@ -62,7 +62,9 @@ impl Member {
                     return self.tell(config, Some(&look), "", "").await;
                 }
                 let since = *self.memory.cut_off.get_or_insert_with(Instant::now);
-                if since.elapsed() > CUT_OFF_LIMIT && self.leader_answers(&host).await {
+                // One without room to receive has not parted, and a copy would need twice as much.
+                let full = self.disk_full(Some(&look)).is_some();
+                if !full && since.elapsed() > CUT_OFF_LIMIT && self.leader_answers(&host).await {
                     tracing::warn!(
                         holder,
                         "cannot stream although the primary answers: the data has parted from it"
@@ -96,6 +98,7 @@ impl Member {
         expected: &str,
     ) -> anyhow::Result<()> {
         self.tell(config, None, &format!("cloning from {holder}"), "").await?;
+        self.room_for_copy(host).await?;
         let pod = self.identity.holder.pod.clone();
         if self.postgres.running() == Running::Yes {
             self.session = None;
@@ -105,12 +108,12 @@ impl Member {
         let began = Instant::now();
         let shared = self.shared.clone();
         let leases = self.lease.clone();
-        {
+        let result = {
             let work = self.postgres.clone_from(host, config, &pod, expected);
             tokio::pin!(work);
             loop {
                 tokio::select! {
-                    result = &mut work => { result?; break }
+                    result = &mut work => break result,
                     () = tokio::time::sleep(Duration::from_secs(1)) => {
                         shared.beat();
                         // The primary changed while it was copied from: begin again with the new one.
@@ -119,6 +122,9 @@ impl Member {
                     }
                 }
             }
+        };
+        if let Err(error) = result {
+            return Err(self.ended(error).await);
         }
         tracing::info!(took = ?began.elapsed(), holder, "cloned");
         self.start(config, host, None, true).await?;
@@ -134,6 +140,7 @@ impl Member {
         holder: &str,
         expected: &str,
     ) -> anyhow::Result<bool> {
+        self.room_to("rewind or to copy the data anew")?;
         if self.memory.starts >= 2 * DEATHS {
             tracing::warn!(
                 holder,
@@ -171,7 +178,9 @@ impl Member {
                 }
             }
         };
-        result?;
-        Ok(false)
+        match result {
+            Ok(()) => Ok(false),
+            Err(error) => Err(self.ended(error).await),
+        }
     }
 }

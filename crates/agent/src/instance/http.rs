@@ -2,7 +2,10 @@
 
 use super::shared::Shared;
 use bytes::Bytes;
-use holdfast_core::{names, report::Role};
+use holdfast_core::{
+    names,
+    report::{Role, VolumeStage},
+};
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
@@ -23,6 +26,10 @@ struct Metrics {
     synchronous: IntGauge,
     archive_behind: IntGauge,
     archive_failing: IntGauge,
+    capacity: IntGauge,
+    available: IntGauge,
+    wal: IntGauge,
+    full: IntGauge,
 }
 
 impl Metrics {
@@ -55,6 +62,19 @@ impl Metrics {
                 "WAL files that wait for the store",
             )?,
             archive_failing: gauge("holdfast_instance_archive_failing", "1 when the last upload failed")?,
+            capacity: gauge(
+                "holdfast_instance_volume_capacity_bytes",
+                "Size of the volume with data and WAL",
+            )?,
+            available: gauge(
+                "holdfast_instance_volume_available_bytes",
+                "What the server may still write to it; room held back for a full volume is not counted",
+            )?,
+            wal: gauge("holdfast_instance_wal_bytes", "Size of pg_wal")?,
+            full: gauge(
+                "holdfast_instance_disk_full",
+                "1 while the volume is full: a primary refuses writes",
+            )?,
             role,
             registry,
         })
@@ -72,6 +92,11 @@ impl Metrics {
         let archive = report.archive.unwrap_or_default();
         self.archive_behind.set(archive.behind_segments);
         self.archive_failing.set(i64::from(!archive.error.is_empty()));
+        let volume = report.volume.unwrap_or_default();
+        self.capacity.set(volume.capacity_bytes);
+        self.available.set(volume.available_bytes);
+        self.wal.set(volume.wal_bytes);
+        self.full.set(i64::from(volume.stage == VolumeStage::Full));
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

@@ -48,6 +48,7 @@ impl Member {
         }
         let record = self.keep_synchronous(config, record, &look).await?;
         self.configure(config, "", Some(&record))?;
+        self.guard().await?;
         let mut report = self.report(config, Some(&look), "", "");
         report.synchronous =
             look.streams_to.iter().filter(|s| record.synchronous.contains(s)).cloned().collect();
@@ -204,7 +205,7 @@ impl Member {
             return Ok(true);
         }
         let session = crate::sql::local("postgres").await?;
-        let position = session.row("select pg_current_wal_flush_lsn()").await?.into_iter().next().flatten();
+        let position = session.value("select pg_current_wal_flush_lsn()").await?;
         let position = position.context("the server does not say how far it wrote")?;
         let names: Vec<String> = next.synchronous.iter().map(|s| format!("'{s}'")).collect();
         let question = format!(
@@ -213,8 +214,7 @@ impl Member {
         );
         let end = Instant::now() + ARRIVAL_LIMIT;
         loop {
-            let row = session.row(&question).await?;
-            let count: i32 = row.first().cloned().flatten().and_then(|c| c.parse().ok()).unwrap_or(0);
+            let count: i32 = session.value(&question).await?.and_then(|c| c.parse().ok()).unwrap_or(0);
             if count >= next.confirmations || Instant::now() > end {
                 return Ok(count >= next.confirmations);
             }
@@ -226,8 +226,7 @@ impl Member {
         let end = Instant::now() + IN_FORCE_LIMIT;
         let session = crate::sql::local("postgres").await?;
         loop {
-            let row = session.row("show synchronous_standby_names").await?;
-            if row.first().cloned().flatten().as_deref() == Some(setting) {
+            if session.value("show synchronous_standby_names").await?.as_deref() == Some(setting) {
                 // A walsender looks at its configuration at least once in a status interval of a second.
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 return Ok(());

@@ -3,8 +3,10 @@
 use super::{
     Identity,
     archiver::Archiver,
+    disk::Disk,
     fence,
     files::Files,
+    guard::Guard,
     lease::Keeper,
     peers::{self, Asked, Call},
     postgres::{Postgres, Running},
@@ -21,7 +23,7 @@ use anyhow::Context;
 use futures::{StreamExt, stream::FuturesUnordered};
 use holdfast_core::{
     names,
-    report::{InstanceReport, Role},
+    report::{InstanceReport, Role, VolumeStage},
     wire::AgentConfig,
 };
 use holdfast_postgresql::{
@@ -61,6 +63,8 @@ pub struct Member {
     pub keeper: Keeper,
     /// The server.
     pub postgres: Postgres,
+    /// Room on the volume.
+    pub disk: Disk,
     /// The archiver.
     pub archiver: std::sync::Arc<Archiver>,
     /// What others see.
@@ -112,6 +116,8 @@ pub struct Memory {
     pub at_least: std::collections::BTreeMap<String, i64>,
     /// The next turn has something to do at once.
     pub hurry: bool,
+    /// What a full volume means.
+    pub guard: Guard,
 }
 
 impl Member {
@@ -122,7 +128,7 @@ impl Member {
             if let Err(error) = self.turn().await {
                 tracing::warn!(error = format!("{error:#}"), "turn");
                 let mut report = self.shared.report();
-                report.error = format!("{error:#}");
+                report.error = self.in_words(&error);
                 report.ready = false;
                 self.shared.publish(report);
             }
@@ -135,6 +141,7 @@ impl Member {
                     if changed.is_ok() && self.keeper.held().is_none() { tokio::time::sleep(Duration::from_millis(20)).await; }
                 }
                 () = self.keeper.lost() => tracing::error!("the Lease is lost"),
+                () = self.disk.turned() => {}
                 call = self.asked.recv() => if let Some(asked) = call { self.promise(asked).await },
             }
         }
@@ -147,6 +154,7 @@ impl Member {
             fence::kill_everything();
             self.postgres.collect().await;
             self.session = None;
+            self.after_death().await;
         }
         let config = self.config.borrow().clone();
         let look = self.look().await;
@@ -300,6 +308,7 @@ impl Member {
         upstream: &str,
         record: Option<&Record>,
     ) -> anyhow::Result<bool> {
+        let room = self.disk.known();
         let instance = Instance {
             pod: self.identity.holder.pod.clone(),
             upstream: upstream.into(),
@@ -307,6 +316,8 @@ impl Member {
             synchronous: record.map(|r| r.synchronous.clone()).unwrap_or_default(),
             confirmations: record.map_or(0, |r| r.confirmations),
             at_least: self.memory.at_least.clone(),
+            read_only: room.stage == VolumeStage::Full,
+            volume_bytes: room.steady_capacity,
         };
         let changed = Files::write(config, &instance)?;
         self.memory.written = config.hash();
@@ -337,6 +348,8 @@ impl Member {
         record: Option<&Record>,
         standby: bool,
     ) -> anyhow::Result<()> {
+        // Recovery comes first, and on a full volume it needs what is held back.
+        self.disk.look(true).await;
         // Kept until the next start: changed under a running server they would ask for a restart.
         self.memory.at_least = match standby {
             true => super::postgres::settings_of_the_wal(&self.postgres.data()).await?,
@@ -361,6 +374,19 @@ impl Member {
         if !matches!(action, Action::Lead) {
             self.memory.led = None;
             self.memory.lead_since = None;
+        }
+        if self.postgres.running() == Running::Died {
+            // It ended since the turn began: the next one makes sure that nothing of it is left before anything is started.
+            self.memory.hurry = true;
+            return Ok(());
+        }
+        let begins =
+            matches!(action, Action::Initialise | Action::Lead | Action::Follow(_) | Action::StandAlone);
+        if begins
+            && view.server == Server::Down
+            && let Some(words) = self.held()
+        {
+            return self.tell(config, None, "", &words).await;
         }
         match action {
             Action::Wait(what) => self.tell(config, look.as_ref(), &what, "").await,
@@ -427,17 +453,22 @@ impl Member {
 
     async fn initialise(&mut self, config: &AgentConfig) -> anyhow::Result<()> {
         self.tell(config, None, "initialising", "").await?;
+        let needs = self.disk.look(false).await.volume.initdb_needs();
+        self.room_for("initdb", needs)?;
         let mut beat = tokio::time::interval(Duration::from_secs(1));
-        {
+        let result = {
             let keeper = self.keeper.clone();
             let work = self.postgres.initialise(config);
             tokio::pin!(work);
             loop {
                 tokio::select! {
-                    result = &mut work => { result?; break }
+                    result = &mut work => break result,
                     _ = beat.tick() => keeper.healthy_for(Duration::from_secs(5)),
                 }
             }
+        };
+        if let Err(error) = result {
+            return Err(self.ended(error).await);
         }
         let system_identifier = super::postgres::system_identifier(&self.postgres.data()).await?;
         let state = State {
@@ -445,6 +476,7 @@ impl Member {
             system_identifier,
             history: config.history.clone(),
             unled: false,
+            member: self.identity.holder.pod.clone(),
         };
         state.store(&self.volume)?;
         tracing::info!(system_identifier = %state.system_identifier, "initialised");
@@ -463,8 +495,8 @@ impl Member {
                 return Some(look);
             }
             let receiving =
-                self.session.as_ref()?.row("select count(*) from pg_stat_wal_receiver").await.ok()?;
-            if receiving.first().cloned().flatten().as_deref() == Some("0") && look.replayed {
+                self.session.as_ref()?.value("select count(*) from pg_stat_wal_receiver").await.ok()?;
+            if receiving.as_deref() == Some("0") && look.replayed {
                 return Some(look);
             }
             if Instant::now() > end {
@@ -619,6 +651,7 @@ impl Member {
             archive: self.archiver.report(),
             ..InstanceReport::default()
         };
+        let full = self.disk_full(look);
         if let Some(look) = look {
             report.timeline = look.timeline;
             report.lsn = look.flushed.to_string();
@@ -628,7 +661,11 @@ impl Member {
             let lag_limit = f64::from(config.max_replica_lag_seconds);
             report.ready = doing.is_empty()
                 && error.is_empty()
-                && (!look.recovering || (look.streaming && look.lag_seconds <= lag_limit));
+                // A full standby that keeps up is as good to read from as ever; a full primary does not do what it is for.
+                && if look.recovering { look.streaming && look.lag_seconds <= lag_limit } else { full.is_none() };
+        }
+        if report.error.is_empty() {
+            report.error = full.unwrap_or_default();
         }
         report
     }

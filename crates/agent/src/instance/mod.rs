@@ -2,14 +2,17 @@
 //!
 //! [`run`] starts the parts and then loops: observe, decide (`holdfast_postgresql::failover::decide`), act. The parts:
 //! `lease` keeps or loses the Lease and fences, `postgres` is the server as a process, `archiver` moves WAL,
+//! `disk` measures the volume and holds room back, `guard` keeps a full one from ending the server,
 //! `peers` answers other agents, `endpoints` points the Service, `report` and `http` tell others.
 
 pub mod archiver;
 mod clock;
+mod disk;
 mod endpoints;
 mod fence;
 pub mod files;
 mod follow;
+mod guard;
 mod http;
 mod lead;
 mod lease;
@@ -112,9 +115,12 @@ pub async fn run() -> anyhow::Result<()> {
         lock = lock_volume(&volume) => lock?,
         _ = terminate.recv() => return Ok(()),
     };
-    let state = State::load(&volume)?;
+    let state = State::begin(&volume, &identity.holder.pod)?;
     tracing::info!(pod = %identity.holder.pod, nonce = %identity.holder.nonce, data = ?state, "begins");
 
+    let segment = u64::try_from(config.wal_segment_size_mb).unwrap_or(16) << 20;
+    let disk = disk::Disk::start(&volume, segment, shared.clone())?;
+    disk.look(false).await;
     let children = Children::default();
     let reaper = tokio::spawn(reap(children.clone()));
     let client = holdfast_runtime::client::connect().await?;
@@ -144,6 +150,7 @@ pub async fn run() -> anyhow::Result<()> {
         asked,
         keeper: lease::Keeper::start()?,
         postgres: postgres::Postgres::new(&volume, children),
+        disk,
         archiver,
         shared,
         volume,

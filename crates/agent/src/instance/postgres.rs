@@ -1,6 +1,6 @@
 //! The server as a process: make, start, promote, stop, clone, rewind. Bounded waits everywhere.
 
-use super::files::Files;
+use super::{files::Files, guard::NoSpace};
 use crate::state::{State, data_directory, sync_folder};
 use anyhow::{Context, bail};
 use holdfast_core::wire::AgentConfig;
@@ -29,6 +29,8 @@ pub struct Postgres {
     volume: PathBuf,
     children: Children,
     server: Option<(Child, i32)>,
+    /// It ended by itself, and what is left of it was not collected yet.
+    died: bool,
 }
 
 /// How the server was found when asked.
@@ -38,14 +40,14 @@ pub enum Running {
     Yes,
     /// It never ran, or was stopped on purpose.
     No,
-    /// It ended by itself.
+    /// It ended by itself; so until it is collected.
     Died,
 }
 
 impl Postgres {
     /// The server that keeps its data on this volume.
     pub fn new(volume: &Path, children: Children) -> Self {
-        Self { volume: volume.to_path_buf(), children, server: None }
+        Self { volume: volume.to_path_buf(), children, server: None, died: false }
     }
 
     /// The data directory.
@@ -60,20 +62,17 @@ impl Postgres {
 
     /// Whether the process runs.
     pub fn running(&mut self) -> Running {
-        let Some((child, _)) = &mut self.server else { return Running::No };
+        let Some((child, _)) = &mut self.server else {
+            return if self.died { Running::Died } else { Running::No };
+        };
         match child.try_wait() {
-            Ok(None) => Running::Yes,
-            Ok(Some(status)) => {
-                tracing::error!(%status, "postgres ended by itself");
-                self.forget();
-                Running::Died
-            }
-            Err(error) => {
-                tracing::error!(%error, "postgres cannot be waited for");
-                self.forget();
-                Running::Died
-            }
+            Ok(None) => return Running::Yes,
+            Ok(Some(status)) => tracing::error!(%status, "postgres ended by itself"),
+            Err(error) => tracing::error!(%error, "postgres cannot be waited for"),
         }
+        self.forget();
+        self.died = true;
+        Running::Died
     }
 
     fn forget(&mut self) {
@@ -98,6 +97,8 @@ impl Postgres {
     /// Runs a program to its end and returns what it wrote to stderr when it fails.
     async fn program(&self, command: &mut Command, limit: Duration) -> anyhow::Result<()> {
         let name = command.as_std().get_program().to_string_lossy().into_owned();
+        // Its words are read below, and end in messages.
+        command.env("LC_MESSAGES", "C");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let child = self.spawn(command)?;
         let pid = child.id().map(|p| i32::try_from(p).unwrap_or(0));
@@ -117,6 +118,9 @@ impl Postgres {
                 .rev()
                 .collect::<Vec<_>>()
                 .join("; ");
+            if ["No space left on device", "Disk quota exceeded"].iter().any(|w| text.contains(w)) {
+                return Err(NoSpace { program: name, words: tail }.into());
+            }
             bail!("{name} failed ({}): {tail}", output.status);
         }
         Ok(())
@@ -156,10 +160,14 @@ impl Postgres {
         }
         remove_file(&data.join("recovery.signal"))?;
         // It would override postgresql.conf, for good or ill without anybody seeing it.
-        fs::write(
+        // Written only when it is not so yet: a full volume must not keep the server from starting.
+        let (auto, empty) = (
             data.join("postgresql.auto.conf"),
             "# Holdfast keeps this file empty: use spec.postgresql.parameters.\n",
-        )?;
+        );
+        if !fs::read(&auto).is_ok_and(|found| found == empty.as_bytes()) {
+            fs::write(&auto, empty)?;
+        }
         // Left by a killed container: the process ids in it belong to a PID namespace that is gone.
         remove_file(&data.join("postmaster.pid"))?;
         let child = self.spawn(
@@ -211,6 +219,7 @@ impl Postgres {
             let _ = timeout(Duration::from_secs(10), child.wait()).await;
         }
         self.forget();
+        self.died = false;
     }
 
     /// Copies the data from an instance that runs. The old data is moved aside, not removed.
@@ -257,6 +266,7 @@ impl Postgres {
             system_identifier: identifier.clone(),
             history: config.history.clone(),
             unled: false,
+            member: pod.into(),
         }
         .store(&self.volume)?;
         Ok(identifier)
@@ -292,8 +302,8 @@ impl Postgres {
         let session = crate::sql::local("postgres").await?;
         session.row("select pg_promote(false)").await?;
         loop {
-            if let Ok(row) = session.row("select pg_is_in_recovery()").await
-                && row.first().cloned().flatten().as_deref() == Some("f")
+            if let Ok(Some(recovering)) = session.value("select pg_is_in_recovery()").await
+                && recovering == "f"
             {
                 return Ok(());
             }

@@ -3,7 +3,7 @@
 use super::shared::Shared;
 use holdfast_core::{
     names,
-    report::{InstanceReport, Role},
+    report::{InstanceReport, Role, VolumeReport, VolumeStage},
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -24,6 +24,13 @@ fn essence(report: &InstanceReport) -> InstanceReport {
         archive.last_segment.clear();
         // Whether it is behind matters at once; by how much rides along.
         archive.behind_segments = i64::from(archive.behind_segments > 8);
+    }
+    if let Some(volume) = &mut essence.volume {
+        *volume = VolumeReport { stage: volume.stage, ..VolumeReport::default() };
+        if volume.stage == VolumeStage::Full {
+            // Its words carry numbers that move as well.
+            essence.error.retain(|c| !c.is_ascii_digit());
+        }
     }
     essence
 }
@@ -78,6 +85,26 @@ mod tests {
         let second = InstanceReport { lsn: "0/2".into(), lag_bytes: 5, ..InstanceReport::default() };
         assert_eq!(essence(&first), essence(&second));
         assert_ne!(essence(&first), essence(&InstanceReport { ready: true, ..second }));
+    }
+
+    #[test]
+    fn a_volume_is_worth_a_request_when_its_stage_changes() {
+        let of = |available_bytes, stage, error: &str| InstanceReport {
+            volume: Some(VolumeReport {
+                capacity_bytes: 960,
+                available_bytes,
+                wal_bytes: available_bytes,
+                stage,
+            }),
+            error: error.into(),
+            ..InstanceReport::default()
+        };
+        let low = of(90, VolumeStage::Low, "");
+        assert_eq!(essence(&low), essence(&of(80, VolumeStage::Low, "")));
+        assert_ne!(essence(&low), essence(&of(90, VolumeStage::Full, "")));
+        let full = of(12, VolumeStage::Full, "DiskFull: 12 MiB of 960 MiB are left");
+        assert_eq!(essence(&full), essence(&of(9, VolumeStage::Full, "DiskFull: 9 MiB of 960 MiB are left")));
+        assert_ne!(essence(&full), essence(&of(9, VolumeStage::Full, "")));
     }
 
     #[test]

@@ -426,6 +426,7 @@ async fn vouch(job: &RestoreJob, volume: &Path, finished: &Finished) -> Result<(
         system_identifier: system_identifier.clone(),
         history: job.new_history.history.clone(),
         unled: true,
+        member: String::new(),
     };
     state.store(volume).map_err(|e| RestoreError::file(volume, &e))
 }

@@ -1,15 +1,16 @@
 //! `Database`: a replicated database.
 
+mod status;
+
+pub use status::*;
+
 use super::{
     DeletionPolicy, ExtraMetadata, LocalRef, annotations_schema, labels_schema, resources_schema,
     tolerations_schema,
 };
 use k8s_openapi::{
     api::core::v1::{ResourceRequirements, Toleration},
-    apimachinery::pkg::{
-        api::resource::Quantity,
-        apis::meta::v1::{Condition, Time},
-    },
+    apimachinery::pkg::api::resource::Quantity,
 };
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -125,7 +126,8 @@ pub enum Engine {
 #[x_kube(validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName)")
     .message("spec.storage.storageClassName is immutable, also setting it later: volumes do not change their class; make a new Database of the other class and move the data"))]
 pub struct Storage {
-    /// Size of each instance's volume. It may grow; it never goes below what the volumes have.
+    /// Size of each instance's volume. It may grow, where the StorageClass allows volume expansion, and never goes below what
+    /// the volumes have. A growth that the volumes have not followed can be taken back.
     #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('256Mi')) >= 0")
         .message("spec.storage.size must be a quantity of at least 256Mi, such as 10Gi"))]
     #[schemars(schema_with = "quantity_schema")]
@@ -135,10 +137,26 @@ pub struct Storage {
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.storage.storageClassName is immutable: volumes do not change their class; make a new Database of the other class and move the data"))]
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
+    /// Where the data of a replica that is added comes from. Stream: copied from the primary over the network. VolumeClone: the
+    /// StorageClass's CSI driver clones the volume of a running instance, a standby's if one streams (same class, at least its
+    /// size), and the replica catches up by streaming; when no clone comes within two minutes, as with Stream. Only for drivers
+    /// whose clone of a volume in use is of one moment, as block storage's are; never where files are copied one by one (NFS).
+    #[serde(default)]
+    pub replica_source: ReplicaSource,
+}
+
+/// Where the data of a replica that is added comes from.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplicaSource {
+    /// Copied from the primary over the network.
+    #[default]
+    Stream,
+    /// Cloned by the CSI driver from a running instance's volume, where that works.
+    VolumeClone,
 }
 
 /// A quantity as a string: CEL's `quantity()` takes no number.
-fn quantity_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+pub(crate) fn quantity_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"type": "string", "maxLength": 32})
 }
 
@@ -431,150 +449,4 @@ pub struct ServiceAccountOptions {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "annotations_schema")]
     pub annotations: BTreeMap<String, String>,
-}
-
-/// What is observed of a Database.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct DatabaseStatus {
-    /// Generation that the rest describes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// One word for people; code reads the conditions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub phase: Option<String>,
-    /// Ready, Available, Reconciling, Stalled, Consistent, Archiving, Quiesced.
-    #[serde(default)]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
-    pub conditions: Vec<Condition>,
-    /// How many instances there are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub instances: Option<InstanceCounts>,
-    /// Label selector of the pods, for the scale subresource.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub selector: Option<String>,
-    /// Durability as decided at creation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub durability: Option<Durability>,
-    /// What the volumes have.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub storage: Option<StorageStatus>,
-    /// Annotation values already carried out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub handled: Option<Handled>,
-    /// The instances, by name.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[x_kube(merge_strategy = ListMerge::Atomic)]
-    pub members: Vec<Member>,
-    /// Pod that is primary.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub primary: Option<String>,
-    /// PostgreSQL timeline of the primary.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeline: Option<i64>,
-    /// PostgreSQL's system identifier of the data.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub system_identifier: Option<String>,
-    /// Version that the server reports, such as 17.11.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub server_version: Option<String>,
-    /// Unique id of the volumes in use.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data_set: Option<String>,
-    /// Unique id of the archive's history in use.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub history: Option<String>,
-    /// How far the WAL archive is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub archive: Option<ArchiveStatus>,
-    /// Window of time that can be restored. Written by the backup-scheduler operator.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recoverable: Option<Recoverable>,
-    /// The application's Secret, as servicebinding.io expects it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub binding: Option<LocalRef>,
-}
-
-/// How many instances there are.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct InstanceCounts {
-    /// Wanted.
-    #[serde(default)]
-    pub desired: i32,
-    /// Ready to serve.
-    #[serde(default)]
-    pub ready: i32,
-    /// Standbys in the synchronous set.
-    #[serde(default)]
-    pub synchronous: i32,
-}
-
-/// What the volumes have.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct StorageStatus {
-    /// Smallest capacity of the instances' volumes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "quantity_schema")]
-    pub capacity: Option<Quantity>,
-}
-
-/// Annotation values already carried out.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Handled {
-    /// Value of `holdfast.dev/restart` carried out last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub restart: Option<String>,
-}
-
-/// One instance.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Member {
-    /// Pod name.
-    pub name: String,
-    /// Primary, Replica or Unknown.
-    #[serde(default)]
-    pub role: String,
-    /// Timeline it is on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeline: Option<i64>,
-    /// Last flushed LSN it reported.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lsn: Option<String>,
-    /// Bytes of WAL it was behind the primary when it reported.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lag_bytes: Option<i64>,
-    /// Whether it is ready.
-    #[serde(default)]
-    pub ready: bool,
-}
-
-/// How far the WAL archive is.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct ArchiveStatus {
-    /// Newest WAL segment in the store.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_segment: Option<String>,
-    /// When it was stored.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_archived_time: Option<Time>,
-    /// Segments that wait.
-    #[serde(default)]
-    pub behind_segments: i64,
-}
-
-/// Window of time that can be restored.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Recoverable {
-    /// Earliest point.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub earliest: Option<Time>,
-    /// Latest point that is known to be in the store.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub latest: Option<Time>,
 }

@@ -1,9 +1,12 @@
 //! Decides what is to be written, from what was observed. Pure: no client, no clock, no environment.
 
 pub mod children;
+pub mod clones;
 pub mod config_map;
 pub mod disruption;
 pub mod durability;
+pub mod ending;
+pub mod growth;
 pub mod quiesce;
 pub mod rbac;
 pub mod rollout;
@@ -23,18 +26,17 @@ use crate::{
     validate::{Invalid, Settings, ValidatedDatabase},
 };
 use children::{Write, change, must_wait};
+use clones::GivenUp;
+use growth::{Ask, Growing};
 use holdfast_core::{
     conditions,
-    crd::{
-        DeletionPolicy,
-        database::{Durability, Superuser},
-    },
+    crd::database::{Durability, ReplicaSource, Superuser},
     names, operation,
 };
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
-        core::v1::{ConfigMap, Service, ServiceAccount},
+        core::v1::{ConfigMap, PersistentVolumeClaim, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
         policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
@@ -126,6 +128,10 @@ pub struct Plan {
     pub remove_budget: Option<Named>,
     /// Changes of volumes.
     pub claims: Vec<ClaimPatch>,
+    /// Claims of clones, to be made before the StatefulSet gets the replicas that they are for.
+    pub clones: Vec<PersistentVolumeClaim>,
+    /// Clones that do not come.
+    pub give_up: Vec<GivenUp>,
     /// The StatefulSet.
     pub stateful_set: SetStep,
     /// The pod to replace.
@@ -167,8 +173,10 @@ pub struct Facts {
     pub pending: bool,
     /// The StatefulSet is as wanted, and its controller has seen it.
     pub settled: bool,
+    /// Claims that should ask for another size, those that were refused it included.
+    pub asks: Vec<Ask>,
     /// Volumes that are still growing.
-    pub growing: Vec<String>,
+    pub growing: Vec<Growing>,
     /// Value of annotation `holdfast.dev/restart`.
     pub restart: Option<String>,
     /// The BackupStore of the archive is there.
@@ -190,6 +198,8 @@ impl Plan {
             budget: Write::Nothing,
             remove_budget: None,
             claims: Vec::new(),
+            clones: Vec::new(),
+            give_up: Vec::new(),
             stateful_set: SetStep::Leave,
             replace: None,
             remove_claims: Vec::new(),
@@ -209,6 +219,7 @@ impl Plan {
             || self.budget.pending()
             || self.remove_budget.is_some()
             || !self.claims.is_empty()
+            || !self.give_up.is_empty()
             || self.stateful_set != SetStep::Leave
     }
 
@@ -234,10 +245,10 @@ pub fn plan(
 ) -> Plan {
     let mut plan = Plan::nothing();
     if observed.database.metadata.deletion_timestamp.is_some() {
-        delete(observed, &mut plan);
+        ending::delete(observed, &mut plan);
         return plan;
     }
-    plan.finalizer = finalizer(observed);
+    plan.finalizer = ending::finalizer(observed);
     let operation = quiesce::operation(observed);
     plan.facts.operation = Some(operation.clone());
     plan.facts.instances = observed.database.spec.instances;
@@ -306,7 +317,6 @@ fn carry_out(
     facts.replicas = if stopped { 0 } else { decision.instances };
     facts.problem = decision.problem;
     facts.config_hash = config.hash();
-    facts.growing = volumes::growing(observed, &data_set.id, decision.instances);
     facts.store_found = observed.store.is_some();
 
     let highest = observed.instances.iter().map(|i| i.ordinal + 1).max().unwrap_or(0);
@@ -335,7 +345,13 @@ fn carry_out(
     }
 
     if !operation.stops() {
-        plan.claims = volumes::patches(observed, data_set, &db.size, decision.instances);
+        let asks = growth::asks(observed, &data_set.id, &db.size, decision.instances);
+        let due: Vec<Ask> =
+            asks.iter().filter(|ask| growth::due(ask, &observed.refusals, now)).cloned().collect();
+        plan.claims = volumes::patches(observed, data_set, &due);
+        plan.facts.asks = asks;
+        plan.facts.growing = growth::growing(observed, &data_set.id, &db.size, decision.instances);
+        plan.give_up = clones::given_up(observed, now);
         let decided = stateful_set::Decided {
             replicas: plan.facts.replicas,
             data_set: &data_set.id,
@@ -344,6 +360,13 @@ fn carry_out(
             agent_image: &settings.agent_image,
         };
         set_step(observed, db, decided, operation, plan);
+        if let SetStep::Update(set) = &plan.stateful_set
+            && db.spec.storage.replica_source == ReplicaSource::VolumeClone
+        {
+            plan.clones = clones::wanted(observed, set, data_set);
+            // A cache may not show a claim, or a replica, that is there: an instance that has begun must not get a clone.
+            plan.needs_live_view |= !plan.clones.is_empty();
+        }
         let settled = plan.stateful_set == SetStep::Leave
             && live.is_some_and(|set| {
                 set.status.as_ref().and_then(|s| s.observed_generation) >= set.metadata.generation
@@ -398,8 +421,8 @@ fn set_step(
         plan.facts.waiting = Some(format!("the change to data set {}", decided.data_set));
         return;
     }
-    let grown = plan.claims.iter().all(|patch| patch.grow_to.is_none());
-    if stateful_set::template_bytes(live) != Some(db.size.bytes) && grown {
+    let follow = growth::template_may_follow(&plan.facts.asks);
+    if stateful_set::template_bytes(live) != Some(db.size.bytes) && follow {
         // Claim templates cannot change: the StatefulSet is made anew, and its pods run on.
         plan.stateful_set = SetStep::Delete { uid, orphan: true };
         return;
@@ -456,48 +479,4 @@ fn want_secrets(observed: &Observed, db: &ValidatedDatabase, now: Timestamp, pla
         observed.secrets_ensured.is_none_or(|then| now.as_second() - then.as_second() >= SECRETS_SECONDS);
     let wanted = written || ((missing || !bound) && long_ago);
     wanted.then_some(db.spec.postgresql.superuser == Superuser::Enabled)
-}
-
-fn has_finalizer(observed: &Observed) -> bool {
-    observed.database.finalizers().iter().any(|f| f == names::FINALIZER)
-}
-
-fn finalizer(observed: &Observed) -> Finalizer {
-    let wanted = observed.database.spec.deletion_policy == DeletionPolicy::Delete;
-    match (wanted, has_finalizer(observed)) {
-        (true, false) => Finalizer::Add,
-        (false, true) => Finalizer::Remove,
-        _ => Finalizer::Leave,
-    }
-}
-
-/// The end. With deletionPolicy Retain there is nothing to do: the garbage collector takes the children, and the volumes
-/// stay. With Delete first the pods go, then the volumes of every data set, then the finalizer.
-fn delete(observed: &Observed, plan: &mut Plan) {
-    plan.facts.deleting = true;
-    if !has_finalizer(observed) {
-        return;
-    }
-    if observed.database.spec.deletion_policy == DeletionPolicy::Retain {
-        plan.finalizer = Finalizer::Remove;
-        return;
-    }
-    if let Some(set) = observed.stateful_set.as_deref() {
-        plan.stateful_set = if set.metadata.deletion_timestamp.is_some() {
-            SetStep::Wait
-        } else {
-            SetStep::Delete { uid: set.uid().unwrap_or_default(), orphan: false }
-        };
-        return;
-    }
-    if !observed.instances.is_empty() {
-        plan.facts.waiting = Some("the end of the pods".into());
-        return;
-    }
-    plan.remove_claims = volumes::all(observed);
-    let lease = observed.primary_lease.as_deref().filter(|lease| lease.metadata.deletion_timestamp.is_none());
-    plan.remove_lease = lease.map(|l| Named { name: l.name_any(), uid: l.uid().unwrap_or_default() });
-    if plan.remove_claims.is_empty() && plan.remove_lease.is_none() {
-        plan.finalizer = Finalizer::Remove;
-    }
 }

@@ -197,7 +197,7 @@ fn more_room_first_for_the_volumes_then_in_the_template() {
     database.spec.storage.size.0 = "2Gi".into();
     seen.database = Arc::new(database);
     let first = made(&seen);
-    assert_eq!(first.claims.iter().filter(|c| c.grow_to.is_some()).count(), 3);
+    assert_eq!(first.claims.iter().filter(|c| c.size.is_some()).count(), 3);
     assert_eq!(first.stateful_set, SetStep::Leave);
     for claim in &mut seen.claims {
         let claim = Arc::make_mut(claim);
@@ -210,6 +210,61 @@ fn more_room_first_for_the_volumes_then_in_the_template() {
     seen.stateful_set = None;
     let set = set_of(&made(&seen));
     assert_eq!(stateful_set::template_bytes(&set), Some(2 << 30));
+}
+
+#[test]
+fn a_growth_that_is_refused_stops_nothing_else() {
+    let mut seen = carried_out("");
+    let mut database = (*seen.database).clone();
+    database.spec.storage.size.0 = "2Gi".into();
+    database.spec.instances = 4;
+    database.spec.postgresql.parameters = [("work_mem".to_string(), "8MB".to_string())].into();
+    seen.database = Arc::new(database);
+    let asked = made(&seen);
+    let words = "the storageclass must support resize".to_string();
+    let refusal = growth::Refusal { size: asked.claims[0].size.clone().unwrap(), at: now(), words };
+    seen.refusals = asked.claims.iter().map(|c| (c.uid.clone(), refusal.clone())).collect();
+    let refused = made(&seen);
+    assert!(refused.claims.is_empty(), "not asked again at once");
+    assert_eq!((refused.facts.asks.len(), refused.facts.growing.len()), (3, 0));
+    assert_eq!(set_of(&refused).spec.unwrap().replicas, Some(4), "scaled, and not made anew");
+    assert_eq!(config_of(&refused).instances, 4);
+    // Later it is asked for once more; taken back, nothing is left of it.
+    let valid = validate(&seen.database, &settings());
+    let later = now() + std::time::Duration::from_secs(60);
+    assert_eq!(plan(&seen, valid.as_ref(), &settings(), later).claims.len(), 3);
+    let mut database = (*seen.database).clone();
+    database.spec.storage.size.0 = "1Gi".into();
+    seen.database = Arc::new(database);
+    let back = made(&seen);
+    assert!(back.claims.is_empty() && back.facts.asks.is_empty());
+    assert!(growth::standing(&back.facts.asks, &seen.refusals).is_empty());
+}
+
+#[test]
+fn clones_are_made_from_what_the_api_server_says_now_and_only_on_request() {
+    let mut seen = carried_out("");
+    for claim in &mut seen.claims {
+        Arc::make_mut(claim).spec.as_mut().unwrap().storage_class_name = Some("fast".into());
+    }
+    let scaled = |source: ReplicaSource, mut seen: Observed| {
+        let mut database = (*seen.database).clone();
+        database.spec.instances = 4;
+        database.spec.storage.replica_source = source;
+        seen.database = Arc::new(database);
+        made(&seen)
+    };
+    let plain = scaled(ReplicaSource::Stream, seen.clone());
+    assert!(plain.clones.is_empty() && !plain.needs_live_view);
+    let cloned = scaled(ReplicaSource::VolumeClone, seen.clone());
+    assert_eq!(cloned.clones.len(), 1);
+    assert!(cloned.needs_live_view);
+    assert_eq!(set_of(&cloned).spec.unwrap().replicas, Some(4), "in the same round");
+    // Cut off between the two: the claim is there, and what is left is to scale.
+    seen.claims.push(Arc::new(cloned.clones[0].clone()));
+    let again = scaled(ReplicaSource::VolumeClone, seen);
+    assert!(again.clones.is_empty());
+    assert_eq!(set_of(&again).spec.unwrap().replicas, Some(4));
 }
 
 #[test]

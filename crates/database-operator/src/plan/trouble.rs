@@ -4,16 +4,18 @@
 //! missing Secret, a quota, no room on the nodes. It is found anew each time, so it goes away by itself.
 
 use crate::{
-    observe::{Instance, Observed, Question, Words, pod_condition},
-    plan::{Problem, stateful_set, volumes},
+    observe::{Counts, Instance, Observed, Question, Words, pod_condition},
+    plan::{Facts, Problem, clones, growth, stateful_set, volumes},
 };
 use holdfast_core::{Database, pods};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{api::core::v1::PersistentVolumeClaim, jiff::Timestamp};
 use kube::ResourceExt;
 use std::collections::BTreeMap;
 
 /// How long a pod may take before its events are asked: starts that go well are over by then, or soon after.
 pub const PATIENCE_SECONDS: i64 = 5;
+/// How long a provisioner may say nothing about a claim before that is told.
+const SILENCE_SECONDS: i64 = 60;
 
 /// Seconds for which the scheduler has found no node.
 fn unscheduled(instance: &Instance, now: Timestamp) -> Option<i64> {
@@ -26,33 +28,44 @@ fn waiting(observed: &Observed) -> impl Iterator<Item = &Instance> {
     observed.instances.iter().filter(|i| !i.ready && !i.terminating)
 }
 
-/// Objects whose events may tell why pods do not come up. None in a steady state.
-pub fn questions(observed: &Observed, replicas: i32, now: Timestamp) -> Vec<Question> {
+/// Objects whose events may tell why pods do not come up, or volumes do not grow. None in a steady state.
+pub fn questions(observed: &Observed, facts: &Facts, now: Timestamp) -> Vec<Question> {
     let mut questions = Vec::new();
     for instance in waiting(observed).filter(|i| !i.started() && i.age(now) >= PATIENCE_SECONDS) {
         match volumes::pending(observed, &instance.pod) {
+            // A clone that does not come is given up in time: no case for a person.
+            Some(claim) if awaited_clone(claim) => {}
             Some(claim) => questions.push(Question {
-                uid: claim.uid,
-                what: format!("volume {}", claim.name),
-                newest_counts: false,
+                uid: claim.uid().unwrap_or_default(),
+                what: format!("volume claim {}", claim.name_any()),
+                counts: Counts::Unbound { slow: instance.age(now) >= SILENCE_SECONDS },
             }),
             None if unscheduled(instance, now).is_none() => questions.push(Question {
                 uid: instance.uid.clone(),
                 what: format!("pod {}", instance.name),
-                newest_counts: true,
+                counts: Counts::Newest,
             }),
             None => {}
         }
     }
-    let missing = i32::try_from(observed.instances.len()).unwrap_or(i32::MAX) < replicas;
+    let missing = i32::try_from(observed.instances.len()).unwrap_or(i32::MAX) < facts.replicas;
     if let (true, Some(set)) = (missing, &observed.stateful_set) {
         questions.push(Question {
             uid: set.uid().unwrap_or_default(),
             what: format!("StatefulSet {}", set.name_any()),
-            newest_counts: true,
+            counts: Counts::Newest,
         });
     }
+    questions.extend(facts.growing.iter().map(|one| Question {
+        uid: one.uid.clone(),
+        what: format!("volume claim {}", one.claim),
+        counts: Counts::Growth { since: one.since },
+    }));
     questions
+}
+
+fn awaited_clone(claim: &PersistentVolumeClaim) -> bool {
+    clones::source(claim).is_some() && clones::never_bound(claim)
 }
 
 /// The store that the spec wants archived to is not there. The database runs; what it was asked for is not carried out.
@@ -73,7 +86,7 @@ pub fn store_missing(database: &Database, found: bool) -> Option<Problem> {
 /// this hash, and has been so for a while. An error that it gets over by itself is no case for a person.
 pub fn diagnose(
     observed: &Observed,
-    config_hash: &str,
+    facts: &Facts,
     words: &BTreeMap<String, Words>,
     now: Timestamp,
 ) -> Option<Problem> {
@@ -86,10 +99,12 @@ pub fn diagnose(
     let astray = |i: &&Instance| {
         let since = observed.errors_since.get(&i.uid);
         let lasts = since.is_some_and(|since| now.as_second() - since.as_second() >= PATIENCE_SECONDS);
-        lasts && !i.terminating && (!i.ready || i.report.config_hash != config_hash)
+        lasts && !i.terminating && (!i.ready || i.report.config_hash != facts.config_hash)
     };
     let agents = observed.instances.iter().filter(astray).filter_map(of_agent);
-    pods.chain(sets).chain(agents).next()
+    // What a full volume needs is on its way.
+    let agents = agents.filter(|problem| problem.reason != DISK_FULL || facts.growing.is_empty());
+    pods.chain(sets).chain(growth::failed(&facts.growing, words)).chain(agents).next()
 }
 
 fn of_pod(
@@ -99,19 +114,28 @@ fn of_pod(
     now: Timestamp,
 ) -> Option<Problem> {
     let name = &instance.name;
-    if let Some(claim) = volumes::pending(observed, &instance.pod)
-        && let Some(words) = words.get(&claim.uid)
+    let claim = volumes::pending(observed, &instance.pod);
+    if let Some(claim) = claim
+        && let Some(words) = words.get(&claim.uid().unwrap_or_default())
     {
+        let (what, hint) = (claim.name_any(), hint_for(claim, words));
         return Some(Problem::new(
             &words.reason,
-            format!("volume {} of pod {name}: {}", claim.name, words.message),
+            format!("volume claim {what} of pod {name}: {}{hint}", words.message),
         ));
     }
     if let Some(seconds) = unscheduled(instance, now) {
-        return (seconds >= PATIENCE_SECONDS)
-            .then(|| pods::waits_for(&instance.pod))
-            .flatten()
-            .map(|text| problem(name, &text));
+        let text = (seconds >= PATIENCE_SECONDS).then(|| pods::waits_for(&instance.pod)).flatten()?;
+        let unbound = text.contains("unbound");
+        if unbound && claim.is_some_and(awaited_clone) {
+            return None;
+        }
+        let about = match claim {
+            Some(claim) if unbound => format!(" (volume claim {}{})", claim.name_any(), of_class(claim)),
+            Some(_) => String::new(),
+            None => held_by_volume(observed, instance, &text),
+        };
+        return Some(problem(name, &format!("{text}{about}")));
     }
     if let Some(text) = pods::waits_for(&instance.pod) {
         return Some(problem(name, &text));
@@ -130,6 +154,51 @@ fn of_pod(
     };
     Some(Problem::new(&words.reason, format!("pod {name}: {}{hint}", words.message)))
 }
+
+fn of_class(claim: &PersistentVolumeClaim) -> String {
+    match claim.spec.as_ref().and_then(|s| s.storage_class_name.as_deref()).unwrap_or_default() {
+        "" => " without a StorageClass".into(),
+        class => format!(" of StorageClass {class}"),
+    }
+}
+
+/// What to do about a claim that gets no volume, where Kubernetes' words do not say it.
+fn hint_for(claim: &PersistentVolumeClaim, words: &Words) -> String {
+    let class = claim.spec.as_ref().and_then(|s| s.storage_class_name.as_deref()).unwrap_or_default();
+    if class.is_empty() && words.reason == "FailedBinding" {
+        "; the cluster has no default StorageClass: mark one as the default, or make the Database anew with \
+         spec.storage.storageClassName"
+            .into()
+    } else if words.message.contains("storageclass") && words.message.contains("not found") {
+        format!(
+            "; create StorageClass {class}, or make the Database anew with another spec.storage.storageClassName"
+        )
+    } else {
+        String::new()
+    }
+}
+
+/// The scheduler does not say which volume keeps a pod from the nodes that have room: the claim is named here.
+fn held_by_volume(observed: &Observed, instance: &Instance, text: &str) -> String {
+    let held = [
+        "volume node affinity conflict",
+        "didn't match PersistentVolume's node affinity",
+        "no available volume zone",
+    ];
+    let claims: Vec<String> =
+        volumes::mounted(observed, &instance.pod).into_iter().map(|c| c.name_any()).collect();
+    if claims.is_empty() || !held.iter().any(|words| text.contains(words)) {
+        return String::new();
+    }
+    let claims = claims.join(", ");
+    format!(
+        "; the volume of claim {claims} can be used only from the zone or node it was made in, and no node there takes the \
+         pod: bring one back; a replica can instead be copied anew elsewhere by deleting claim {claims} and then the pod"
+    )
+}
+
+/// Reason of an instance whose volume is full.
+pub const DISK_FULL: &str = "DiskFull";
 
 fn of_agent(instance: &Instance) -> Option<Problem> {
     let error = instance.report.error.as_str();
@@ -152,83 +221,5 @@ fn camel_case(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plan::fixtures::{claim, instance_of, now, observed, running};
-    use serde_json::json;
-
-    fn stuck(status: serde_json::Value) -> Observed {
-        let mut seen = observed("instances: 1");
-        seen.stateful_set = Some(running(1, "d1"));
-        seen.instances = vec![instance_of(json!({
-            "metadata": {"name": "orders-0", "namespace": "shop", "uid": "pod-0", "creationTimestamp": "2026-11-21T08:59:00Z",
-                "labels": {"holdfast.dev/database": "orders", "holdfast.dev/component": "instance"}},
-            "spec": {"containers": [], "volumes": [{"name": "d1", "persistentVolumeClaim": {"claimName": "d1-orders-0"}}]},
-            "status": status
-        }))];
-        seen
-    }
-
-    #[test]
-    fn an_image_that_does_not_exist_is_told_at_once() {
-        let seen = stuck(
-            json!({"containerStatuses": [{"name": "postgres", "image": "", "imageID": "", "ready": false,
-            "restartCount": 0, "state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}]}),
-        );
-        let problem = diagnose(&seen, "c1", &BTreeMap::new(), now()).unwrap();
-        assert_eq!(
-            (problem.reason.as_str(), problem.message.as_str()),
-            ("ErrImagePull", "pod orders-0: not found")
-        );
-    }
-
-    #[test]
-    fn a_volume_that_cannot_be_made_speaks_before_the_scheduler() {
-        let status = json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
-            "message": "unbound claims", "lastTransitionTime": "2026-11-21T08:59:00Z"}]});
-        let mut seen = stuck(status);
-        assert_eq!(diagnose(&seen, "c1", &BTreeMap::new(), now()).unwrap().reason, "Unschedulable");
-        let mut pending = (*claim("d1", 0, "current")).clone();
-        pending.status.get_or_insert_default().phase = Some("Pending".into());
-        seen.claims = vec![std::sync::Arc::new(pending)];
-        let asked = questions(&seen, 1, now());
-        assert_eq!(asked[0].what, "volume d1-orders-0");
-        let words =
-            Words { reason: "ProvisioningFailed".into(), message: "storageclass \"fast\" not found".into() };
-        let problem = diagnose(&seen, "c1", &[(asked[0].uid.clone(), words)].into(), now()).unwrap();
-        assert_eq!(problem.reason, "ProvisioningFailed");
-        assert!(problem.message.contains("\"fast\" not found"));
-    }
-
-    #[test]
-    fn a_missing_secret_names_those_that_are_needed() {
-        let seen = stuck(
-            json!({"containerStatuses": [{"name": "postgres", "image": "", "imageID": "", "ready": false,
-            "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}]}),
-        );
-        assert_eq!(diagnose(&seen, "c1", &BTreeMap::new(), now()), None);
-        let asked = questions(&seen, 1, now());
-        assert_eq!(asked[0].what, "pod orders-0");
-        let words = Words { reason: "FailedMount".into(), message: "secret \"orders-app\" not found".into() };
-        let problem = diagnose(&seen, "c1", &[("pod-0".to_string(), words)].into(), now()).unwrap();
-        assert!(
-            problem.message.contains("orders-app, orders-replication, orders-tls"),
-            "{}",
-            problem.message
-        );
-    }
-
-    #[test]
-    fn the_agents_error_is_passed_on_with_its_reason() {
-        let mut seen = stuck(json!({"conditions": [{"type": "Ready", "status": "True"}]}));
-        seen.instances[0].report.error = "DiskFull: 12 MiB are left on the volume".into();
-        seen.errors_since = [("pod-0".to_string(), now())].into();
-        assert_eq!(diagnose(&seen, "c1", &BTreeMap::new(), now()), None, "it may get over it");
-        seen.errors_since = [("pod-0".to_string(), now() - std::time::Duration::from_secs(6))].into();
-        assert_eq!(diagnose(&seen, "c1", &BTreeMap::new(), now()).unwrap().reason, "DiskFull");
-        seen.instances[0].report.error = "pg_rewind: could not read".into();
-        assert_eq!(diagnose(&seen, "c1", &BTreeMap::new(), now()).unwrap().reason, "InstanceError");
-        seen.instances[0].report.config_hash = "c1".into();
-        assert_eq!(diagnose(&seen, "c1", &BTreeMap::new(), now()), None, "it serves as it should");
-    }
-}
+#[path = "trouble_tests.rs"]
+mod tests;

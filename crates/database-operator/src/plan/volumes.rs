@@ -2,12 +2,14 @@
 
 use crate::{
     observe::Observed,
-    plan::{Problem, stateful_set},
+    plan::{Problem, growth::Ask, stateful_set},
     quantity,
-    validate::Size,
 };
 use holdfast_core::{ids, names};
-use k8s_openapi::{api::core::v1::PersistentVolumeClaim, apimachinery::pkg::api::resource::Quantity};
+use k8s_openapi::{
+    api::core::v1::{PersistentVolumeClaim, Pod},
+    apimachinery::pkg::api::resource::Quantity,
+};
 use kube::ResourceExt;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -180,21 +182,28 @@ pub struct ClaimPatch {
     /// Label to set.
     pub system_identifier: Option<String>,
     /// Size to ask for.
-    pub grow_to: Option<Quantity>,
+    pub size: Option<Quantity>,
 }
 
-fn asked(claim: &PersistentVolumeClaim) -> Option<i64> {
+/// What a claim asks for, bytes.
+pub fn asked(claim: &PersistentVolumeClaim) -> Option<i64> {
     let requests = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
     quantity::units(&requests.get("storage")?.0)
 }
 
-fn has(claim: &PersistentVolumeClaim) -> Option<(i64, Quantity)> {
+/// What its volume has, in bytes and as written; `None`: no volume is known.
+pub fn has(claim: &PersistentVolumeClaim) -> Option<(i64, Quantity)> {
     let capacity = claim.status.as_ref()?.capacity.as_ref()?.get("storage")?;
     Some((quantity::units(&capacity.0)?, capacity.clone()))
 }
 
+/// Whether a claim has got its volume.
+pub fn is_bound(claim: &PersistentVolumeClaim) -> bool {
+    claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound")
+}
+
 /// Claims of the data set by ordinal.
-fn claims_of<'a>(observed: &'a Observed, data_set: &str) -> Vec<(i32, &'a PersistentVolumeClaim)> {
+pub fn claims_of<'a>(observed: &'a Observed, data_set: &str) -> Vec<(i32, &'a PersistentVolumeClaim)> {
     let name = observed.database.name_any();
     let prefix = format!("{data_set}-{name}");
     let claims = observed.claims.iter().map(AsRef::as_ref).filter(|c| of_data_set(c, data_set));
@@ -202,23 +211,23 @@ fn claims_of<'a>(observed: &'a Observed, data_set: &str) -> Vec<(i32, &'a Persis
 }
 
 /// What is to be written to the claims: the system identifier, so that initdb is forbidden for ever even when status is
-/// lost, and more room.
-pub fn patches(observed: &Observed, data_set: &DataSet, size: &Size, instances: i32) -> Vec<ClaimPatch> {
+/// lost, and the sizes that are asked for now.
+pub fn patches(observed: &Observed, data_set: &DataSet, sizes: &[Ask]) -> Vec<ClaimPatch> {
     let claims = claims_of(observed, &data_set.id);
     let living = claims.into_iter().filter(|(_, c)| c.metadata.deletion_timestamp.is_none());
     living
-        .filter_map(|(ordinal, claim)| {
+        .filter_map(|(_, claim)| {
             let system_identifier = data_set
                 .system_identifier
                 .clone()
                 .filter(|_| label(claim, names::LABEL_SYSTEM_IDENTIFIER).is_none());
-            let small = ordinal < instances && asked(claim).is_some_and(|bytes| bytes < size.bytes);
-            let grow_to = small.then(|| size.quantity.clone());
-            (system_identifier.is_some() || grow_to.is_some()).then(|| ClaimPatch {
-                name: claim.name_any(),
-                uid: claim.uid().unwrap_or_default(),
+            let Named { name, uid } = Named::of(claim);
+            let size = sizes.iter().find(|ask| ask.claim.uid == uid).map(|ask| ask.size.clone());
+            (system_identifier.is_some() || size.is_some()).then_some(ClaimPatch {
+                name,
+                uid,
                 system_identifier,
-                grow_to,
+                size,
             })
         })
         .collect()
@@ -230,15 +239,6 @@ pub fn capacity(observed: &Observed, data_set: &str, instances: i32) -> Option<Q
     claims.filter_map(|(_, c)| has(c)).min_by_key(|(bytes, _)| *bytes).map(|(_, quantity)| quantity)
 }
 
-/// Volumes that were asked to grow and have not yet.
-pub fn growing(observed: &Observed, data_set: &str, instances: i32) -> Vec<String> {
-    let claims = claims_of(observed, data_set).into_iter().filter(|(ordinal, _)| *ordinal < instances);
-    claims
-        .filter(|(_, c)| matches!((asked(c), has(c)), (Some(asked), Some((has, _))) if has < asked))
-        .map(|(_, c)| c.name_any())
-        .collect()
-}
-
 /// A claim by what tells it from another of the same name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
@@ -248,28 +248,39 @@ pub struct Named {
     pub uid: String,
 }
 
+impl Named {
+    /// A claim's.
+    pub fn of(claim: &PersistentVolumeClaim) -> Self {
+        Self { name: claim.name_any(), uid: claim.uid().unwrap_or_default() }
+    }
+}
+
 /// All volumes of the Database, of every data set, that are not yet on their way out.
 pub fn all(observed: &Observed) -> Vec<Named> {
     let claims = observed.claims.iter().filter(|c| c.metadata.deletion_timestamp.is_none());
-    claims.map(|c| Named { name: c.name_any(), uid: c.uid().unwrap_or_default() }).collect()
+    claims.map(|c| Named::of(c)).collect()
 }
 
-/// The claim of an instance, if it waits for a volume.
-pub fn pending(observed: &Observed, pod: &k8s_openapi::api::core::v1::Pod) -> Option<Named> {
+/// The claims of the Database that a pod mounts.
+pub fn mounted<'a>(observed: &'a Observed, pod: &Pod) -> Vec<&'a PersistentVolumeClaim> {
     let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     let names: BTreeSet<&str> =
         volumes.filter_map(|v| Some(v.persistent_volume_claim.as_ref()?.claim_name.as_str())).collect();
-    let claim = observed.claims.iter().find(|c| {
-        names.contains(c.name_any().as_str())
-            && c.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Pending")
-    })?;
-    Some(Named { name: claim.name_any(), uid: claim.uid().unwrap_or_default() })
+    let claims = observed.claims.iter().map(AsRef::as_ref);
+    claims.filter(|c: &&PersistentVolumeClaim| names.contains(c.name_any().as_str())).collect()
+}
+
+/// The claim of an instance, if it waits for a volume, or has lost it.
+pub fn pending<'a>(observed: &'a Observed, pod: &Pod) -> Option<&'a PersistentVolumeClaim> {
+    let phase = |c: &PersistentVolumeClaim| c.status.as_ref().and_then(|s| s.phase.clone());
+    let waits = |c: &&PersistentVolumeClaim| matches!(phase(c).as_deref(), Some("Pending" | "Lost"));
+    mounted(observed, pod).into_iter().find(waits)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::fixtures::{UID, claim, claim_with, instance, lease, observed, valid};
+    use crate::plan::fixtures::{UID, claim, claim_with, instance, lease, observed};
 
     fn chosen(choice: Choice) -> DataSet {
         match choice {
@@ -399,18 +410,18 @@ mod tests {
     }
 
     #[test]
-    fn claims_are_labelled_and_grow_only_where_needed() {
+    fn claims_are_labelled_once() {
         let mut seen = observed("");
-        seen.claims = vec![claim("d1", 0, "current"), claim("d1", 1, "current"), claim("d0", 0, "retired")];
+        let known = [(names::LABEL_SYSTEM_IDENTIFIER, "7501")];
+        seen.claims = vec![
+            claim("d1", 0, "current"),
+            claim_with("d1", 1, "current", &known, None),
+            claim("d0", 0, "retired"),
+        ];
         let set = DataSet { id: "d1".into(), history: "h".into(), system_identifier: Some("7501".into()) };
-        let size = |text: &str| Size::parse("spec.storage.size", &Quantity(text.into())).unwrap();
-        let labels = patches(&seen, &set, &size("1Gi"), 2);
-        assert_eq!(labels.len(), 2);
-        assert!(labels.iter().all(|p| p.grow_to.is_none() && p.system_identifier.as_deref() == Some("7501")));
-        let grown = patches(&seen, &set, &size("2Gi"), 1);
-        assert_eq!(grown[0].grow_to, Some(Quantity("2Gi".into())));
-        assert_eq!(grown[1].grow_to, None, "beyond the instances wanted");
+        let labels = patches(&seen, &set, &[]);
+        assert_eq!(labels.len(), 1);
+        assert_eq!((labels[0].name.as_str(), &labels[0].size), ("d1-orders-0", &None));
         assert_eq!(capacity(&seen, "d1", 2), Some(Quantity("1Gi".into())));
-        assert_eq!(valid("").size.bytes, 1 << 30);
     }
 }

@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::plan::{fixtures::*, rollout::Rollout, volumes::DataSet};
-use holdfast_core::{crd::database::Durability, report::ArchiveReport};
+use holdfast_core::{
+    crd::database::Durability,
+    report::{ArchiveReport, VolumeReport},
+};
 use std::sync::Arc;
 
 fn facts(replicas: i32) -> Facts {
@@ -96,7 +99,7 @@ fn what_keeps_it_from_being_ready() {
         (|s, _| drop(s.instances.pop()), "InstancesNotReady", "Degraded"),
         (|s, _| s.instances[0].report.role = Role::Unknown, "NoPrimary", "Creating"),
         (|s, _| s.instances[1].report.config_hash = "c0".into(), "ConfigurationPending", "Updating"),
-        (|_, f| f.growing = vec!["d1-orders-0".into()], "VolumesGrowing", "Updating"),
+        (|_, f| f.growing = vec![Default::default()], "VolumesGrowing", "Updating"),
         (
             |_, f| f.rollout = Rollout { outdated: vec!["orders-1".into()], next: None },
             "Updating",
@@ -251,4 +254,104 @@ fn a_restart_is_handled_when_every_instance_runs_from_its_template() {
     assert_eq!(said(&seen, &known).handled, None);
     known.rollout.outdated.clear();
     assert_eq!(said(&seen, &known).handled.unwrap().restart.as_deref(), Some("today"));
+}
+
+/// Of 1 GiB so much is left, in MiB.
+fn space_of(available: i64, stage: &str) -> Option<VolumeReport> {
+    let report = serde_json::json!({"capacityBytes": 1_i64 << 30, "availableBytes": available << 20,
+        "walBytes": 400 << 20, "stage": stage});
+    serde_json::from_value(report).unwrap()
+}
+
+fn message(status: &DatabaseStatus, type_: &str) -> String {
+    conditions::find(&status.conditions, type_).unwrap().message.clone()
+}
+
+#[test]
+fn a_volume_that_gets_full_is_told_and_blocks_nothing() {
+    let mut seen = healthy();
+    seen.instances[0].report.volume = space_of(512, "Ample");
+    let before = said(&seen, &facts(3));
+    assert_eq!(message(&before, "Ready"), "3 of 3 instances are ready");
+    let volume = before.members[0].volume.clone().unwrap();
+    assert_eq!(
+        (
+            volume.capacity.0.as_str(),
+            volume.available.0.as_str(),
+            volume.wal.0.as_str(),
+            volume.stage.as_str()
+        ),
+        ("1024Mi", "512Mi", "400Mi", "Ample")
+    );
+    assert_eq!(before.members[1].volume, None, "it has not measured");
+    seen.instances[0].report.volume = space_of(72, "Low");
+    let low = said(&seen, &facts(3));
+    assert_eq!(is(&low, "Ready"), pair("True", "AllInstancesReady"));
+    assert!(
+        message(&low, "Ready").contains("volume of orders-0: 7 % left, WAL takes 400 MiB of it"),
+        "{}",
+        message(&low, "Ready")
+    );
+    let told = news(&before, &low);
+    assert!(
+        told.iter().any(|n| n.warning && n.reason == "DiskLow" && n.note.contains("orders-0")),
+        "{told:?}"
+    );
+    assert!(news(&low, &low).is_empty());
+}
+
+#[test]
+fn a_full_primary_is_not_available_until_it_has_room() {
+    let mut seen = healthy();
+    seen.instances[0].report.volume = space_of(10, "Full");
+    let full = said(&seen, &facts(3));
+    for (type_, truth) in [("Available", "False"), ("Ready", "False"), ("Stalled", "True")] {
+        assert_eq!(is(&full, type_), pair(truth, "DiskFull"));
+        assert!(message(&full, type_).contains("raise spec.storage.size"), "{}", message(&full, type_));
+    }
+    assert_eq!((is(&full, "Reconciling").0.as_str(), full.phase.as_deref()), ("False", Some("DiskFull")));
+    assert!(news(&said(&healthy(), &facts(3)), &full).iter().any(|n| n.warning && n.reason == "DiskFull"));
+    // The volume grows: nothing is left for a person to do.
+    let growing = Facts { growing: vec![Default::default()], ..facts(3) };
+    let helped = said(&seen, &growing);
+    assert_eq!((is(&helped, "Stalled").0.as_str(), is(&helped, "Reconciling").0.as_str()), ("False", "True"));
+    assert_eq!(is(&helped, "Available"), pair("False", "DiskFull"));
+    // A full standby does not keep the primary from accepting writes.
+    let mut standby = healthy();
+    standby.instances[2].report.volume = space_of(10, "Full");
+    let said = said(&standby, &facts(3));
+    assert_eq!(is(&said, "Available"), pair("True", "PrimaryReady"));
+    assert!(message(&said, "Ready").contains("volume of orders-2: 0 % left"));
+}
+
+#[test]
+fn volumes_that_grow_are_named_with_their_sizes() {
+    let one = crate::plan::growth::Growing {
+        claim: "d1-orders-0".into(),
+        progress: "1Gi of 2Gi".into(),
+        ..Default::default()
+    };
+    let status = said(&healthy(), &Facts { growing: vec![one], ..facts(3) });
+    assert_eq!(is(&status, "Reconciling"), pair("True", "VolumesGrowing"));
+    assert_eq!(message(&status, "Reconciling"), "volume claims that are growing: d1-orders-0 (1Gi of 2Gi)");
+}
+
+#[test]
+fn an_archive_that_fails_says_how_much_room_is_left() {
+    let mut seen = healthy();
+    let mut database = (*seen.database).clone();
+    database.spec.archive = crate::plan::fixtures::database("archive: {storeRef: {name: main}}").spec.archive;
+    seen.database = Arc::new(database);
+    let known = Facts { store_found: true, ..facts(3) };
+    let failing =
+        ArchiveReport { behind_segments: 3, error: "AccessDenied".into(), ..ArchiveReport::default() };
+    seen.instances[0].report.archive = Some(failing);
+    let without = message(&said(&seen, &known), "Archiving");
+    assert_eq!(without, "3 segment(s) (48 MiB) wait for BackupStore main: AccessDenied");
+    seen.instances[0].report.volume = space_of(72, "Low");
+    let with = message(&said(&seen, &known), "Archiving");
+    assert_eq!(
+        with,
+        "3 segment(s) (48 MiB) wait for BackupStore main, 72 MiB are left on the volume of orders-0: AccessDenied"
+    );
 }

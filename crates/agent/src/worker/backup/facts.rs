@@ -79,8 +79,7 @@ pub async fn connect(host: &str) -> Result<Session, BackupError> {
 pub async fn now(session: &Session) -> Result<Timestamp, BackupError> {
     let question =
         "select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
-    let row = session.row(question).await.map_err(|e| database("the primary", &e))?;
-    let text = row.into_iter().next().flatten().unwrap_or_default();
+    let text = session.value(question).await.map_err(|e| database("the primary", &e))?.unwrap_or_default();
     text.parse().map_err(|e| BackupError::Database(format!("the primary says that it is {text:?}: {e}")))
 }
 
