@@ -98,7 +98,8 @@ impl Cluster {
         let mut command = Command::new(program);
         command.args(first).args(arguments).kill_on_drop(true).stdin(Stdio::null());
         // kubectl remembers for hours which kinds there are; what it saw before the operators' were there is out of date.
-        command.env("KUBECACHEDIR", std::env::temp_dir().join(format!("holdfast-e2e-{}", std::process::id())));
+        command
+            .env("KUBECACHEDIR", std::env::temp_dir().join(format!("holdfast-e2e-{}", std::process::id())));
         if let Some(path) = &self.kubeconfig {
             command.env("KUBECONFIG", path);
         }

@@ -224,6 +224,13 @@ fn refuses(status: &kube::core::Status) -> bool {
     status.is_forbidden() || status.is_invalid() || status.code == 400
 }
 
+/// Whether the object that a patch with a uid was meant for is no longer there, or is another's of the same name: the API server then
+/// says that the uid is immutable.
+fn gone(status: &kube::core::Status) -> bool {
+    let other = || status.is_invalid() && status.message.contains("metadata.uid");
+    status.is_not_found() || status.is_conflict() || other()
+}
+
 /// Writes on behalf of one Database.
 struct Writer<'a> {
     client: &'a Client,
@@ -329,7 +336,7 @@ impl Writer<'_> {
         let objects: Api<K> = self.api();
         match bounded(objects.patch(name, &params, &Patch::Merge(&body))).await {
             Ok(_) => Ok(true),
-            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(false),
+            Err(kube::Error::Api(status)) if gone(&status) => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -50,8 +50,8 @@ async fn served(client: &Client) -> Result<Vec<String>, kube::Error> {
     let version = format!("{GROUP}/{VERSION}");
     match apply::bounded(client.list_api_group_resources(&version)).await {
         Ok(list) => Ok(list.resources.into_iter().map(|r| r.name).collect()),
-        // Without any CRD of the group, the group itself is unknown.
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Vec::new()),
+        // Without any CRD of the group, the group itself is unknown, and that is said in plain text: only the code tells.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
         Err(error) => Err(error),
     }
 }

@@ -3,11 +3,17 @@
 
 use crate::{
     client_pod,
+    database::{Db, spec, with},
+    objects::{current, describe},
     runner::Scene,
     wait::{Seen, seconds, wait_for},
 };
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim, Pod};
+use holdfast_core::conditions::types;
+use k8s_openapi::api::{
+    core::v1::{Event, PersistentVolume, PersistentVolumeClaim, Pod},
+    storage::v1::StorageClass,
+};
 use kube::{
     Api,
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, PostParams},
@@ -132,6 +138,36 @@ pub async fn access_modes(scene: Scene) -> Result<()> {
     claim(&scene, "too-many", "standard", "ReadOnlyMany", none).await?;
     pod(&scene, "waits", "node1", "too-many", true, "true").await?;
     warned(&scene, "too-many", "access").await
+}
+
+/// A provisioner that refuses: the Database says so in its words.
+pub async fn claim_never_binds(scene: Scene) -> Result<()> {
+    if scene.cluster.run.is_none() {
+        println!("        claim_never_binds: needs the development cluster's driver, left out");
+        return Ok(());
+    }
+    let name = format!("e2e-{}", scene.namespace);
+    let class: StorageClass = serde_json::from_value(json!({
+        "metadata": {"name": name}, "provisioner": "xfs.devcluster.local", "parameters": {"writeBytesPerSecond": "lots"},
+        "volumeBindingMode": "WaitForFirstConsumer",
+    }))?;
+    let api = scene.cluster.cluster_api::<StorageClass>();
+    api.create(&PostParams::default(), &class).await?;
+    let result = refused_by_the_provisioner(&scene, &name).await;
+    api.delete(&name, &DeleteParams::default()).await?;
+    result
+}
+
+async fn refused_by_the_provisioner(scene: &Scene, class: &str) -> Result<()> {
+    let spec = with(spec(1), &json!({"storage": {"storageClassName": class}}));
+    let db = Db::apply(&scene.cluster, &scene.namespace, "homeless", &spec).await?;
+    wait_for("Stalled in the provisioner's words", seconds(40), || async {
+        let object = db.get().await?;
+        let said = current(&object, types::STALLED).filter(|c| c.status == "True");
+        let found = said.is_some_and(|c| c.reason == "ProvisioningFailed" && c.message.contains("lots"));
+        Ok(if found { Seen::Yes(()) } else { Seen::NotYet(describe(&object)) })
+    })
+    .await
 }
 
 fn snapshots_api(scene: &Scene) -> Api<DynamicObject> {

@@ -3,7 +3,7 @@
 use crate::{
     client_pod::ClientPod,
     database::{Db, spec},
-    objects::{current, describe},
+    objects::{condition, current, describe},
     runner::Scene,
     wait::{Seen, say, seconds, wait_for},
     writer::Writer,
@@ -23,12 +23,11 @@ async fn restarts(db: &Db) -> Result<i32> {
 /// Fills a table until the server refuses; returns its words.
 async fn fill(db: &Db, table: &str) -> Result<String> {
     let sql = db.app().await?;
-    sql.run(&format!("create table {table} (filler text)")).await?;
-    // Not compressible, and in small steps, so that the server is asked often.
-    let step = format!(
-        "insert into {table} select string_agg(md5(random()::text), '') from generate_series(1, 4000) n, \
-         generate_series(1, 64) m group by n % 64"
-    );
+    // Kept as it is, not compressed; in small steps, so that the server is asked often.
+    let table_sql =
+        format!("create table {table} (filler text); alter table {table} alter filler set storage external");
+    sql.run(&table_sql).await?;
+    let step = format!("insert into {table} select repeat('x', 1000000) from generate_series(1, 4)");
     for _ in 0..400 {
         if let Err(error) = sql.run(&step).await {
             return Ok(say(&error));
@@ -101,4 +100,54 @@ pub async fn full_disk(scene: Scene) -> Result<()> {
     db.everywhere("filler", rows, seconds(60)).await?;
     ensure!(restarts(&db).await? == 0, "a full disk restarted a container");
     Ok(())
+}
+
+/// Something else fills the volume at once, under a client that writes: postgres may end for lack of room, and comes back in its place.
+pub async fn disk_filled_at_once(scene: Scene) -> Result<()> {
+    if scene.cluster.run.is_none() {
+        println!(
+            "        disk_filled_at_once: it fills a volume, and is run only on the development cluster"
+        );
+        return Ok(());
+    }
+    let (cluster, ns) = (&scene.cluster, scene.namespace.as_str());
+    let db = Db::start(cluster, ns, "garret", &spec(2)).await?;
+    let client = ClientPod::start(cluster, ns, "client", &[]).await?;
+    client.login(&db).await?;
+    let primary = db.primary().await?;
+    let inside = |script: &'static str| {
+        let (cluster, ns, primary) = (cluster.clone(), ns.to_string(), primary.clone());
+        async move {
+            let arguments = ["exec", "-n", &ns, &primary, "-c", "postgres", "--", "sh", "-c", script];
+            cluster.kubectl(&arguments).await
+        }
+    };
+    let writer = Writer::start(&client, &db).await?;
+    // The WAL moves on to segments that are not there yet, in big steps, while the room goes in one.
+    let flood = db.app().await?;
+    let flooding = tokio::spawn(async move {
+        let _ = flood
+            .run("create table flood (water text); alter table flood alter water set storage external")
+            .await;
+        while flood
+            .run("insert into flood select repeat('x', 1000000) from generate_series(1, 4)")
+            .await
+            .is_ok()
+        {}
+    });
+    inside("f=/var/lib/holdfast/somebody-elses; dd if=/dev/zero of=$f bs=1M 2>/dev/null; stat -c %s $f")
+        .await?;
+    let message = disk_full(&db).await?;
+    println!("        {message}");
+    let _ = tokio::time::timeout(seconds(30), flooding).await;
+    inside("rm /var/lib/holdfast/somebody-elses").await?;
+    condition(&db.api(), "garret", types::READY, "True", seconds(90)).await?;
+    writer.acknowledged(20, seconds(60)).await?;
+    let written = writer.stop().await?;
+    written.none_missing(&db).await?;
+    println!("        writes away at most {:.1} s", written.longest_gap.as_secs_f64());
+    ensure!(db.primary().await? == primary, "a full disk made another instance primary");
+    ensure!(restarts(&db).await? == 0, "a full disk restarted a container");
+    let rows = db.count("acknowledged").await?;
+    db.everywhere("acknowledged", rows, seconds(60)).await
 }

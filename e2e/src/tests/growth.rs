@@ -121,3 +121,31 @@ pub async fn growth_refused(scene: Scene) -> Result<()> {
     ensure!(db.count("entry").await? == 100, "rows are missing");
     Ok(())
 }
+
+/// A growth that the driver cannot carry out: said in its words, and ended by taking the size back.
+pub async fn growth_failed(scene: Scene) -> Result<()> {
+    if scene.cluster.run.is_none() {
+        println!("        growth_failed: about the development cluster's largest volume, left out");
+        return Ok(());
+    }
+    let db = Db::start(&scene.cluster, &scene.namespace, "cellar", &spec(1)).await?;
+    db.fill("bottle", 100).await?;
+    let pods = db.pod_uids().await?;
+    // More than the driver makes.
+    db.change(&json!({"storage": {"size": "20Ti"}})).await?;
+    wait_for("Stalled, reason ExpansionFailed", seconds(60), || async {
+        let object = db.get().await?;
+        let said = current(&object, types::STALLED).filter(|c| c.status == "True");
+        let found = said.is_some_and(|c| c.reason == "ExpansionFailed" && c.message.contains("cellar-0"));
+        Ok(if found { Seen::Yes(()) } else { Seen::NotYet(describe(&object)) })
+    })
+    .await?;
+    ensure!(db.count("bottle").await? == 100, "it does not serve");
+    db.change(&json!({"storage": {"size": "1Gi"}})).await?;
+    condition(&db.api(), "cellar", types::READY, "True", seconds(90)).await?;
+    let all = sizes(&db).await?;
+    // Kubernetes takes a request back only to more than there is: a MiB more.
+    ensure!(all.values().all(|(asked, _)| asked == "1025Mi"), "{all:?}");
+    ensure!(db.pod_uids().await? == pods, "pods were replaced");
+    Ok(())
+}

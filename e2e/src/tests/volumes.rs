@@ -2,12 +2,12 @@
 
 use crate::{
     database::{Db, spec},
-    objects,
+    objects::{self, current, describe},
     runner::Scene,
     wait::{Seen, seconds, wait_for},
 };
 use anyhow::{Context, Result, ensure};
-use holdfast_core::{Database, names};
+use holdfast_core::{Database, conditions::types, names};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::{
     ResourceExt,
@@ -97,4 +97,65 @@ pub async fn empty_volume_never_leads(scene: Scene) -> Result<()> {
         db.superuser_on(&primary).await?.value("select system_identifier from pg_control_system()").await?;
     ensure!(own == identifier, "{primary} has another database: {own}");
     Ok(())
+}
+
+/// A volume fails under the primary, another is lost for good: what a person has to do is said, and nothing is lost.
+pub async fn volumes_fail(scene: Scene) -> Result<()> {
+    if scene.cluster.run.is_none() {
+        println!("        volumes_fail: only the development cluster's volumes can be broken, left out");
+        return Ok(());
+    }
+    let (cluster, ns) = (&scene.cluster, scene.namespace.as_str());
+    let db = Db::start(cluster, ns, "vase", &spec(3)).await?;
+    db.fill("shard", 2000).await?;
+    let data_set = db.get().await?.status.and_then(|s| s.data_set).context("no dataSet")?;
+    let claim = |pod: &str| {
+        let ordinal = names::ordinal("vase", pod).context("a pod without a number");
+        ordinal.map(|n| names::claim(&data_set, "vase", n))
+    };
+    let said = |reason: &'static str, words: String| {
+        let db = db.clone();
+        async move {
+            wait_for(&format!("Stalled, reason {reason}, naming {words}"), seconds(40), || async {
+                let object = db.get().await?;
+                let said = current(&object, types::STALLED).filter(|c| c.status == "True");
+                let found = said.is_some_and(|c| c.reason == reason && c.message.contains(&words));
+                Ok(if found { Seen::Yes(()) } else { Seen::NotYet(describe(&object)) })
+            })
+            .await
+        }
+    };
+    let pods = cluster.api::<Pod>(ns);
+
+    let first = db.primary().await?;
+    let began = std::time::Instant::now();
+    cluster.script("volume", &["read-only", &format!("{ns}/{}", claim(&first)?)]).await?;
+    let second = db.primary_other_than(&first, seconds(60)).await?;
+    println!(
+        "        a volume that turned read-only: another primary after {:.1} s",
+        began.elapsed().as_secs_f64()
+    );
+    said("VolumeFailed", first.clone()).await?;
+    ensure!(db.count("shard").await? == 2000, "rows are missing");
+    cluster.script("volume", &["read-only", &format!("{ns}/{}", claim(&first)?), "off"]).await?;
+    // What the message says to do.
+    pods.delete(&first, &DeleteParams::default()).await?;
+    db.ready().await?;
+
+    cluster.script("volume", &["lose", &format!("{ns}/{}", claim(&second)?)]).await?;
+    db.primary_other_than(&second, seconds(60)).await?;
+    said("VolumeFailed", second.clone()).await?;
+    pods.delete(&second, &DeleteParams::default()).await?;
+    said("FailedMount", second.clone()).await?;
+    let claims = cluster.api::<PersistentVolumeClaim>(ns);
+    claims.delete(&claim(&second)?, &DeleteParams::default()).await?;
+    pods.delete(&second, &DeleteParams::default()).await?;
+    wait_for("three instances again", seconds(90), || async {
+        let object = db.get().await?;
+        let ready = object.status.as_ref().and_then(|s| s.instances.as_ref()).map_or(0, |i| i.ready);
+        Ok(if ready == 3 { Seen::Yes(()) } else { Seen::NotYet(describe(&object)) })
+    })
+    .await?;
+    db.ready().await?;
+    db.everywhere("shard", 2000, seconds(60)).await
 }

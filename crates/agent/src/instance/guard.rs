@@ -58,6 +58,15 @@ fn lacks_room(error: &anyhow::Error) -> bool {
     })
 }
 
+/// Whether this is how a volume shows that went away, lost its device or turned read-only. None of these ends by itself in a container
+/// that has it mounted.
+fn broken_volume(error: &anyhow::Error) -> bool {
+    use nix::errno::Errno::{EIO, ENODEV, ENXIO, EROFS, ESTALE, EUCLEAN};
+    let signs = [EIO, EROFS, ENXIO, ENODEV, ESTALE, EUCLEAN].map(|errno| errno as i32);
+    let number = |e: &(dyn std::error::Error + 'static)| e.downcast_ref::<std::io::Error>()?.raw_os_error();
+    error.chain().filter_map(number).any(|n| signs.contains(&n))
+}
+
 /// Ends the sessions that write. Those that only wait for a standby have written all they had to.
 ///
 /// `since`: only transactions that began before. A later one was told to write by a person who makes room.
@@ -192,7 +201,29 @@ impl Member {
     pub(super) fn in_words(&self, error: &anyhow::Error) -> String {
         match self.disk_full(None) {
             Some(full) if lacks_room(error) => format!("{full}: {error:#}"),
+            _ if broken_volume(error) => format!(
+                "VolumeFailed: {error:#}; delete the pod, so that its volume is mounted anew; if the volume is lost, delete its claim \
+                 and then the pod: the data comes from another instance"
+            ),
             _ => format!("{error:#}"),
+        }
+    }
+
+    /// A turn ended with this. On a broken volume nothing can be promised any more: whatever still runs there ends, and only then is the
+    /// Lease given back, so that another instance need not wait for its TTL.
+    pub(super) async fn after_error(&mut self, error: &anyhow::Error) {
+        if !broken_volume(error) || self.keeper.held().is_none() {
+            return;
+        }
+        tracing::error!(
+            error = format!("{error:#}"),
+            "the volume has failed: this server ends and gives the Lease back"
+        );
+        super::fence::kill_everything();
+        self.postgres.collect().await;
+        self.session = None;
+        if let Err(error) = self.keeper.release().await {
+            tracing::warn!(error = format!("{error:#}"), "releasing the Lease: others wait for its TTL");
         }
     }
 
@@ -281,6 +312,19 @@ mod tests {
             Err(NoSpace { program: "initdb".into(), words: "No space left on device".into() }.into());
         assert!(lacks_room(&program.context("initialising").unwrap_err()));
         assert!(!lacks_room(&anyhow::anyhow!("initdb failed")));
+    }
+
+    #[test]
+    fn a_volume_that_failed_is_no_file_that_is_missing() {
+        let with = |errno: nix::errno::Errno| {
+            anyhow::Error::from(std::io::Error::from_raw_os_error(errno as i32)).context("reading the state")
+        };
+        assert!(
+            broken_volume(&with(nix::errno::Errno::EIO)) && broken_volume(&with(nix::errno::Errno::EROFS))
+        );
+        for other in [nix::errno::Errno::ENOENT, nix::errno::Errno::ENOSPC, nix::errno::Errno::ECONNREFUSED] {
+            assert!(!broken_volume(&with(other)));
+        }
     }
 
     #[test]

@@ -126,9 +126,14 @@ impl Member {
         loop {
             self.shared.beat();
             if let Err(error) = self.turn().await {
-                tracing::warn!(error = format!("{error:#}"), "turn");
+                self.after_error(&error).await;
                 let mut report = self.shared.report();
-                report.error = self.in_words(&error);
+                let words = self.in_words(&error);
+                // One that lasts is told once, and stays in the report.
+                if report.error != words {
+                    tracing::warn!(error = words, "turn");
+                }
+                report.error = words;
                 report.ready = false;
                 self.shared.publish(report);
             }

@@ -69,7 +69,11 @@ fn answer(events: Vec<Event>, counts: &Counts) -> Option<Words> {
     let reason = |event: &Event| event.reason.clone().unwrap_or_default();
     let events = events.into_iter();
     let told = match counts {
-        Counts::Newest => events.max_by_key(event_time).filter(warns),
+        // Their times are whole seconds, and kubelets tell one failure in several: the one that says most.
+        Counts::Newest => {
+            let length = |event: &Event| event.message.as_ref().map_or(0, String::len);
+            events.max_by_key(|event| (event_time(event), length(event))).filter(warns)
+        }
         Counts::Unbound { slow } => {
             let waits = |event: &Event| match reason(event).as_str() {
                 "FailedBinding" => true,
@@ -125,6 +129,18 @@ mod tests {
             [event("Warning", "FailedMount", "09:00:00"), event("Normal", "Provisioning", "09:00:05")];
         assert_eq!(said(&events, &Counts::Newest), None);
         assert_eq!(said(&events, &Counts::Unbound { slow: false }).as_deref(), Some("FailedMount"));
+    }
+
+    #[test]
+    fn of_one_second_the_event_that_says_most() {
+        let mut short = event("Warning", "Failed", "09:00:00");
+        short.message = Some("Error: ErrImagePull".into());
+        let mut long = event("Warning", "Failed", "09:00:00");
+        long.message = Some("Failed to pull image \"nowhere/none:1\": not found".into());
+        for events in [[short.clone(), long.clone()], [long, short]] {
+            let words = answer(events.to_vec(), &Counts::Newest).unwrap();
+            assert!(words.message.contains("nowhere/none:1"), "{}", words.message);
+        }
     }
 
     #[test]

@@ -108,7 +108,11 @@ fn when_there_is_nothing_to_clone() {
     assert_eq!(wanted(&seen(2), &running(3, "d1"), &data_set(false)), [], "there is no data yet");
     assert_eq!(made(&seen(3), 2), [], "fewer replicas");
     let alone = seen(1);
-    assert_eq!(made(&alone, 2), [pair("d1-orders-1", "d1-orders-0")], "the primary's when there is no standby");
+    assert_eq!(
+        made(&alone, 2),
+        [pair("d1-orders-1", "d1-orders-0")],
+        "the primary's when there is no standby"
+    );
 }
 
 #[test]

@@ -1,0 +1,125 @@
+//! Quantities as the API server writes them back: 1024Mi becomes 1Gi, 1000m becomes 1. Pure.
+
+use serde_json::Value;
+
+/// Rewrites the quantities of an object, where it has them.
+pub(crate) fn canonical(value: &mut Value) {
+    const OF_QUANTITIES: [&str; 5] = ["requests", "limits", "capacity", "allocatedResources", "overhead"];
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields.iter_mut() {
+                if OF_QUANTITIES.contains(&name.as_str()) && field.is_object() {
+                    let amounts = field.as_object_mut().into_iter().flat_map(|f| f.values_mut());
+                    amounts.for_each(rewrite);
+                } else if name == "sizeLimit" {
+                    rewrite(field);
+                } else {
+                    canonical(field);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(canonical),
+        _ => {}
+    }
+}
+
+fn rewrite(value: &mut Value) {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => return,
+    };
+    if let Some(text) = written(&text) {
+        *value = text.into();
+    }
+}
+
+/// The canonical form. `None`: it is no quantity, or one that this does not handle (an exponent).
+fn written(text: &str) -> Option<String> {
+    const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    const DECIMAL: [(&str, i32); 10] = [
+        ("n", -9),
+        ("u", -6),
+        ("m", -3),
+        ("", 0),
+        ("k", 3),
+        ("M", 6),
+        ("G", 9),
+        ("T", 12),
+        ("P", 15),
+        ("E", 18),
+    ];
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(split);
+    let (negative, number) = match number.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, number.strip_prefix('+').unwrap_or(number)),
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
+    let places = i32::try_from(fraction.len()).ok()?;
+    let sign = if negative && digits != 0 { "-" } else { "" };
+    if let Some(power) = BINARY.iter().position(|s| *s == suffix) {
+        let unit = 1024_i128.checked_pow(u32::try_from(power + 1).ok()?)?;
+        let scale = 10_i128.checked_pow(u32::try_from(places).ok()?)?;
+        let bytes = digits.checked_mul(unit)?;
+        // A fraction of a byte is rounded up.
+        let mut bytes = bytes.checked_add(scale - 1)? / scale;
+        let mut unit = "";
+        for next in BINARY {
+            if bytes == 0 || bytes % 1024 != 0 {
+                break;
+            }
+            bytes /= 1024;
+            unit = next;
+        }
+        return Some(format!("{sign}{bytes}{unit}"));
+    }
+    let (_, power) = DECIMAL.iter().find(|(s, _)| *s == suffix)?;
+    // In units of a billionth, the finest that there is.
+    let shift = power + 9 - places;
+    let mut amount = if shift >= 0 {
+        digits.checked_mul(10_i128.checked_pow(u32::try_from(shift).ok()?)?)?
+    } else {
+        let scale = 10_i128.checked_pow(u32::try_from(-shift).ok()?)?;
+        digits.checked_add(scale - 1)? / scale
+    };
+    if amount == 0 {
+        return Some("0".into());
+    }
+    let mut unit = DECIMAL[0].0;
+    for (next, _) in &DECIMAL[1..] {
+        if amount % 1000 != 0 {
+            break;
+        }
+        amount /= 1000;
+        unit = next;
+    }
+    Some(format!("{sign}{amount}{unit}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_written_in_the_largest_unit_that_fits() {
+        for (given, want) in [
+            ("1024Mi", "1Gi"),
+            ("1536Mi", "1536Mi"),
+            ("0.5Gi", "512Mi"),
+            ("1000m", "1"),
+            ("500m", "500m"),
+            ("0.5", "500m"),
+            ("1.5", "1500m"),
+            ("2000", "2k"),
+            ("1024", "1024"),
+            ("10Gi", "10Gi"),
+            ("0", "0"),
+            ("5000M", "5G"),
+        ] {
+            assert_eq!(written(given).as_deref(), Some(want), "{given}");
+        }
+        assert_eq!(written("much"), None);
+    }
+}

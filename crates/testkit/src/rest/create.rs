@@ -1,0 +1,211 @@
+//! POST, and the writes that create because nothing is there yet.
+
+use super::{Options, State, Written, meta, set_meta};
+use crate::{
+    builtin,
+    fields::managers::{self, Manager, Writer},
+    kinds::{Body, Kind},
+    schema::shape,
+    status::{Fault, Refusal},
+    store::Key,
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+impl State {
+    /// Creates an object. `applied`: who owns what, when it comes from a server-side apply.
+    ///
+    /// Errors: the reasons for which Kubernetes would refuse it.
+    pub fn create(
+        &mut self,
+        index: usize,
+        namespace: &str,
+        body: Value,
+        options: &Options,
+        applied: Option<Vec<Manager>>,
+    ) -> Result<Written, Refusal> {
+        let kind = self.kind(index);
+        let mut object = self.decoded(&kind, body, options.strict)?;
+        self.place(&kind, namespace, &mut object)?;
+        if object["metadata"].get("name").is_none() {
+            let prefix = meta(&object, "generateName");
+            if prefix.is_empty() {
+                let fault = Fault::required("metadata.name", "name or generateName is required");
+                return Err(Refusal::invalid(&kind, &kind.kind, "", &[fault]));
+            }
+            let name = format!("{}{}", &prefix[..prefix.len().min(58)], self.ids.suffix());
+            set_meta(&mut object, "name", name.into());
+        }
+        let name = meta(&object, "name").to_string();
+        let home = self.home(index);
+        let key = Key { kind: home, namespace: namespace.into(), name: name.clone() };
+        if kind.namespaced {
+            self.admit_into(&kind, &name, namespace)?;
+        }
+        if !meta(&object, "resourceVersion").is_empty() {
+            return Err(Refusal::internal("resourceVersion should not be set on objects to be created"));
+        }
+
+        let uid = self.ids.uid();
+        set_meta(&mut object, "uid", uid.clone().into());
+        set_meta(&mut object, "creationTimestamp", self.clock.stamp().into());
+        for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"] {
+            set_meta(&mut object, field, Value::Null);
+        }
+        if kind.generation {
+            set_meta(&mut object, "generation", json!(1));
+        }
+        if kind.status
+            && let Some(fields) = object.as_object_mut()
+        {
+            fields.remove("status");
+        }
+        self.prepare(&kind, &mut object, &uid)?;
+        match &kind.body {
+            // A default of the status is there as soon as the object is read back.
+            Body::Custom(custom) => shape::fill(&custom.schema, &mut object),
+            Body::Typed(_) => builtin::fill(&kind.kind, &mut object),
+        }
+
+        let mut faults = super::meta::faults(&kind, &object);
+        if let Body::Custom(custom) = &kind.body {
+            faults.extend(custom.faults(&object, None));
+        }
+        if !faults.is_empty() {
+            return Err(Refusal::invalid(&kind, &kind.kind, &name, &faults));
+        }
+
+        let owners = applied.unwrap_or_else(|| {
+            set_meta(&mut object, "managedFields", Value::Null);
+            let time = self.clock.stamp();
+            let api_version = kind.api_version();
+            let writer = Writer {
+                name: &options.manager,
+                api_version: &api_version,
+                subresource: &options.subresource,
+                time: &time,
+            };
+            let nothing = json!({"metadata": {}});
+            managers::update(&nothing, &object, &self.topology(&kind), &writer)
+        });
+        managers::write(&mut object, owners);
+
+        if self.store.get(&key).is_some() {
+            return Err(Refusal::already_exists(&kind, &name));
+        }
+        let mut object = self.stored(index, object);
+        if options.dry_run {
+            return Ok(Written { object: Arc::new(object), code: 201 });
+        }
+        if kind.kind == "Namespace" {
+            object["status"]["phase"] = "Active".into();
+        }
+        self.uids.insert(uid, key.clone());
+        Ok(Written { object: self.store.put(key, object), code: 201 })
+    }
+
+    /// Sets the namespace of the path.
+    fn place(&self, kind: &Kind, namespace: &str, object: &mut Value) -> Result<(), Refusal> {
+        let given = meta(object, "namespace");
+        if !kind.namespaced {
+            set_meta(object, "namespace", Value::Null);
+            return Ok(());
+        }
+        if namespace.is_empty() {
+            return Err(Refusal::method_not_allowed());
+        }
+        if !given.is_empty() && given != namespace {
+            return Err(Refusal::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        set_meta(object, "namespace", namespace.into());
+        Ok(())
+    }
+
+    /// Nothing is made in a namespace that is not there, or on its way out.
+    fn admit_into(&self, kind: &Kind, name: &str, namespace: &str) -> Result<(), Refusal> {
+        let key = Key { kind: 0, namespace: String::new(), name: namespace.into() };
+        let Some(there) = self.store.get(&key) else {
+            return Err(Refusal::not_found(&self.kinds[0], namespace));
+        };
+        if there["metadata"].get("deletionTimestamp").is_some() {
+            return Err(Refusal::terminating(kind, name, namespace));
+        }
+        Ok(())
+    }
+
+    /// What only the server can fill in.
+    fn prepare(&mut self, kind: &Kind, object: &mut Value, uid: &str) -> Result<(), Refusal> {
+        let name = meta(object, "name").to_string();
+        match kind.kind.as_str() {
+            _ if kind.is_custom() => {}
+            "Namespace" => {
+                object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name.into();
+                object["spec"]["finalizers"] = json!(["kubernetes"]);
+            }
+            "Pod" => object["status"] = json!({"phase": "Pending"}),
+            "StatefulSet" => object["status"] = json!({"replicas": 0, "availableReplicas": 0}),
+            "Job" => {
+                object["status"] = json!({});
+                let labels = &mut object["spec"]["template"]["metadata"]["labels"];
+                for (key, value) in [
+                    ("batch.kubernetes.io/controller-uid", uid),
+                    ("controller-uid", uid),
+                    ("batch.kubernetes.io/job-name", &name),
+                    ("job-name", &name),
+                ] {
+                    labels[key] = value.into();
+                }
+                object["spec"]["selector"] =
+                    json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}});
+            }
+            "PersistentVolumeClaim" => {
+                let mut all = super::finalizers(object);
+                if !all.iter().any(|f| f == super::PROTECTION) {
+                    all.push(super::PROTECTION.into());
+                }
+                set_meta(object, "finalizers", json!(all));
+                if object["spec"].get("storageClassName").is_none()
+                    && let Some(class) = self.default_class()
+                {
+                    object["spec"]["storageClassName"] = class.into();
+                }
+            }
+            "Service" => self.address(object),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn default_class(&self) -> Option<String> {
+        let index = self.find("storage.k8s.io/v1", "StorageClass")?;
+        let all = self.store.all(index);
+        let marked = |class: &&Arc<Value>| {
+            class["metadata"]["annotations"]["storageclass.kubernetes.io/is-default-class"] == "true"
+        };
+        all.values().find(marked).map(|class| meta(class, "name").to_string())
+    }
+
+    fn address(&mut self, service: &mut Value) {
+        let spec = &mut service["spec"];
+        if spec["type"] == "ExternalName" {
+            return;
+        }
+        let headless = spec["clusterIP"] == "None";
+        if !headless && spec.get("clusterIP").is_none() {
+            self.addresses += 1;
+            let number = self.addresses;
+            spec["clusterIP"] = format!("10.96.{}.{}", number / 250, number % 250 + 1).into();
+        }
+        spec["clusterIPs"] = json!([spec["clusterIP"]]);
+        let dual = headless && spec.get("selector").is_none();
+        if spec.get("ipFamilies").is_none() {
+            spec["ipFamilies"] = if dual { json!(["IPv4", "IPv6"]) } else { json!(["IPv4"]) };
+        }
+        if spec.get("ipFamilyPolicy").is_none() {
+            spec["ipFamilyPolicy"] = if dual { "RequireDualStack" } else { "SingleStack" }.into();
+        }
+        service["status"] = json!({"loadBalancer": {}});
+    }
+}

@@ -1,0 +1,232 @@
+//! PUT, and the end of every patch.
+
+use super::{Options, State, Written, finalizers, meta, set_meta};
+use crate::{
+    builtin,
+    fields::managers::{self, Manager, Writer},
+    kinds::{Body, Kind},
+    schema::shape,
+    status::{Fault, Refusal},
+    store::Key,
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+impl State {
+    /// PUT. Errors: the reasons for which Kubernetes would refuse it.
+    pub fn replace(
+        &mut self,
+        index: usize,
+        namespace: &str,
+        name: &str,
+        mut body: Value,
+        options: &Options,
+    ) -> Result<Written, Refusal> {
+        let kind = self.kind(index);
+        if !body["metadata"].is_object() {
+            body["metadata"] = json!({});
+        }
+        match meta(&body, "name") {
+            "" => set_meta(&mut body, "name", name.into()),
+            given if given != name => {
+                return Err(Refusal::bad_request(format!(
+                    "the name of the object ({given}) does not match the name on the URL ({name})"
+                )));
+            }
+            _ => {}
+        }
+        let given = meta(&body, "namespace");
+        if !given.is_empty() && given != namespace {
+            return Err(Refusal::bad_request(format!(
+                "the namespace of the object ({given}) does not match the namespace on the URL ({namespace})"
+            )));
+        }
+        let key = Key { kind: self.home(index), namespace: namespace.into(), name: name.into() };
+        let uid = meta(&body, "uid").to_string();
+        let Some(old) = self.store.get(&key).cloned() else {
+            if !kind.create_on_update || !options.subresource.is_empty() {
+                return Err(Refusal::not_found(&kind, name));
+            }
+            if !uid.is_empty() {
+                return Err(self.other_uid(&kind, &key, &uid, ""));
+            }
+            set_meta(&mut body, "resourceVersion", Value::Null);
+            return self.create(index, namespace, body, options, None);
+        };
+        if !uid.is_empty() && uid != meta(&old, "uid") {
+            return Err(self.other_uid(&kind, &key, &uid, meta(&old, "uid")));
+        }
+        if meta(&body, "resourceVersion").is_empty() {
+            if !kind.unconditional_update {
+                let fault = Fault {
+                    reason: "FieldValueInvalid",
+                    field: "metadata.resourceVersion".into(),
+                    message: "Invalid value: 0x0: must be specified for an update".into(),
+                };
+                return Err(Refusal::invalid(&kind, &kind.plural, name, &[fault]));
+            }
+            set_meta(&mut body, "resourceVersion", meta(&old, "resourceVersion").into());
+        }
+        if !namespace.is_empty() {
+            set_meta(&mut body, "namespace", namespace.into());
+        }
+        // Who left managedFields out meant no change to them.
+        self.update(index, &key, &old, body, options, None)
+    }
+
+    fn other_uid(&self, kind: &Kind, key: &Key, wanted: &str, found: &str) -> Refusal {
+        let place: Vec<&str> =
+            [key.namespace.as_str(), key.name.as_str()].into_iter().filter(|p| !p.is_empty()).collect();
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: /registry/{}/{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}",
+            kind.plural,
+            place.join("/"),
+        );
+        Refusal::conflict(kind, &key.name, &why)
+    }
+
+    /// Turns `old` into `new`, which names the resourceVersion that it was made from. `applied`: who owns what, when it
+    /// comes from a server-side apply.
+    pub(super) fn update(
+        &mut self,
+        index: usize,
+        key: &Key,
+        old: &Arc<Value>,
+        new: Value,
+        options: &Options,
+        applied: Option<Vec<Manager>>,
+    ) -> Result<Written, Refusal> {
+        let kind = self.kind(index);
+        let before = self.shown(index, old);
+        let mut new = self.decoded(&kind, new, options.strict)?;
+        if meta(&new, "resourceVersion") != meta(&before, "resourceVersion") {
+            return Err(Refusal::modified(&kind, &key.name));
+        }
+        self.carry_over(&kind, &before, &mut new, &options.subresource);
+
+        let mut faults = super::meta::update_faults(&before, &new);
+        faults.extend(super::meta::faults(&kind, &new));
+        match &kind.body {
+            Body::Custom(custom) => faults.extend(custom.faults(&new, Some(&before))),
+            Body::Typed(_) => faults.extend(builtin::faults(&kind.kind, &before, &new)),
+        }
+        self.admit_growth(&kind, &before, &new)?;
+        if !faults.is_empty() {
+            return Err(Refusal::invalid(&kind, &kind.kind, &key.name, &faults));
+        }
+
+        let owners = applied.unwrap_or_else(|| {
+            let time = self.clock.stamp();
+            let api_version = kind.api_version();
+            let writer = Writer {
+                name: &options.manager,
+                api_version: &api_version,
+                subresource: &options.subresource,
+                time: &time,
+            };
+            managers::update(&before, &new, &self.topology(&kind), &writer)
+        });
+        managers::write(&mut new, owners);
+        if new == before {
+            return Ok(Written { object: Arc::clone(old), code: 200 });
+        }
+        let new = self.stored(index, new);
+        if options.dry_run {
+            return Ok(Written { object: Arc::new(new), code: 200 });
+        }
+        if freed(&before, &new) {
+            // The last finalizer is off: the update is answered, but what happens is the deletion.
+            self.store.remove(key.clone());
+            return Ok(Written { object: Arc::new(new), code: 200 });
+        }
+        Ok(Written { object: self.store.put(key.clone(), new), code: 200 })
+    }
+
+    /// What an update cannot change stays as it was; the generation counts.
+    fn carry_over(&self, kind: &Kind, old: &Value, new: &mut Value, subresource: &str) {
+        if subresource == "status" {
+            let status = new.get("status").cloned();
+            if kind.is_custom() {
+                // Everything but the status stays. What the caller read is still compared.
+                let version = new["metadata"]["resourceVersion"].take();
+                let uid = new["metadata"]["uid"].take();
+                *new = old.clone();
+                set_meta(new, "resourceVersion", version);
+                if uid.is_string() {
+                    set_meta(new, "uid", uid);
+                }
+            } else if let (Some(new), Some(old)) = (new.as_object_mut(), old.as_object()) {
+                let metadata = new.remove("metadata").unwrap_or_default();
+                *new = old.clone();
+                new.insert("metadata".into(), metadata);
+            }
+            set(new, "status", status);
+            if let Body::Custom(custom) = &kind.body {
+                shape::fill(&custom.schema, new);
+            }
+        } else if kind.status {
+            set(new, "status", old.get("status").cloned());
+        }
+        if new["metadata"].get("uid").is_none() {
+            set_meta(new, "uid", old["metadata"]["uid"].clone());
+        }
+        for field in ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+            set_meta(new, field, old["metadata"].get(field).cloned().unwrap_or_default());
+        }
+        if kind.generation && counts(kind, old) != counts(kind, new) {
+            let generation = old["metadata"]["generation"].as_i64().unwrap_or_default();
+            set_meta(new, "generation", json!(generation + 1));
+        }
+    }
+
+    /// A claim grows only where its class lets it.
+    fn admit_growth(&self, kind: &Kind, old: &Value, new: &Value) -> Result<(), Refusal> {
+        let size = |claim: &Value| claim["spec"]["resources"]["requests"]["storage"].clone();
+        if kind.kind != "PersistentVolumeClaim" || size(old) == size(new) {
+            return Ok(());
+        }
+        let class = self.find("storage.k8s.io/v1", "StorageClass").and_then(|index| {
+            let name = old["spec"]["storageClassName"].as_str()?.to_string();
+            self.store.get(&Key { kind: index, namespace: String::new(), name })
+        });
+        if class.is_some_and(|class| class["allowVolumeExpansion"] == true) {
+            return Ok(());
+        }
+        let message = format!(
+            "persistentvolumeclaims {:?} is forbidden: only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize",
+            meta(old, "name")
+        );
+        let details = json!({"name": meta(old, "name"), "kind": "persistentvolumeclaims"});
+        Err(Refusal { code: 403, reason: "Forbidden", message, details })
+    }
+}
+
+fn set(object: &mut Value, field: &str, value: Option<Value>) {
+    let Some(fields) = object.as_object_mut() else { return };
+    match value {
+        Some(value) => fields.insert(field.into(), value),
+        None => fields.remove(field),
+    };
+}
+
+/// The part of an object whose changes the generation counts.
+fn counts(kind: &Kind, object: &Value) -> Value {
+    if kind.is_custom() || kind.kind == "EndpointSlice" {
+        let mut object = object.clone();
+        let labels = object["metadata"]["labels"].take();
+        set(&mut object, "metadata", (!kind.is_custom()).then_some(labels));
+        if kind.status {
+            set(&mut object, "status", None);
+        }
+        object
+    } else {
+        object["spec"].clone()
+    }
+}
+
+/// Whether an update takes the last finalizer off an object that waits for just that.
+fn freed(old: &Value, new: &Value) -> bool {
+    let waits = old["metadata"].get("deletionTimestamp").is_some();
+    let grace = old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or_default();
+    waits && grace == 0 && finalizers(new).is_empty()
+}

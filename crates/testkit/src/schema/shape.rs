@@ -1,0 +1,143 @@
+//! What the API server does to a custom object before it validates it: nulls go, unknown fields go, defaults come. Pure.
+
+use serde_json::{Map, Value};
+
+/// Drops unknown fields, and returns the paths of what was dropped.
+pub(crate) fn prune(schema: &Value, object: &mut Value) -> Vec<String> {
+    let mut dropped = Vec::new();
+    prune_at(schema, object, "", &mut dropped);
+    dropped
+}
+
+fn prune_at(schema: &Value, value: &mut Value, path: &str, dropped: &mut Vec<String>) {
+    if schema["x-kubernetes-preserve-unknown-fields"] == true {
+        return;
+    }
+    match value {
+        Value::Object(fields) => {
+            if schema["additionalProperties"].is_object() {
+                for (name, field) in fields.iter_mut() {
+                    prune_at(&schema["additionalProperties"], field, &join(path, name), dropped);
+                }
+            } else if schema["additionalProperties"] != true {
+                let properties = schema["properties"].as_object();
+                fields.retain(|name, _| {
+                    let root = path.is_empty() && ["apiVersion", "kind", "metadata"].contains(&name.as_str());
+                    let known = root || properties.is_some_and(|p| p.contains_key(name));
+                    if !known {
+                        dropped.push(join(path, name));
+                    }
+                    known
+                });
+                for (name, field) in fields.iter_mut() {
+                    // The metadata of the object is read by its own type.
+                    if path.is_empty() && name == "metadata" {
+                        continue;
+                    }
+                    if let Some(schema) = properties.and_then(|p| p.get(name)) {
+                        prune_at(schema, field, &join(path, name), dropped);
+                    }
+                }
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter_mut().enumerate() {
+                prune_at(&schema["items"], item, &format!("{path}[{index}]"), dropped);
+            }
+        }
+        _ => {}
+    }
+}
+
+pub(crate) fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.into() } else { format!("{path}.{name}") }
+}
+
+/// Drops nulls of fields that are not nullable: to defaults and rules they are absent.
+pub(crate) fn drop_nulls(schema: &Value, value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            let of = |name: &str| -> Option<&Value> {
+                schema["properties"]
+                    .get(name)
+                    .or_else(|| Some(&schema["additionalProperties"]).filter(|s| s.is_object()))
+            };
+            fields.retain(|name, field| {
+                !field.is_null() || of(name).is_none_or(|schema| schema["nullable"] == true)
+            });
+            for (name, field) in fields.iter_mut() {
+                if let Some(schema) = of(name) {
+                    drop_nulls(schema, field);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| drop_nulls(&schema["items"], item)),
+        _ => {}
+    }
+}
+
+/// Fills in defaults, from the outside in: a default object gets the defaults of its own fields.
+pub(crate) fn fill(schema: &Value, value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            let empty = Map::new();
+            let properties = schema["properties"].as_object().unwrap_or(&empty);
+            for (name, property) in properties {
+                if let Some(default) = property.get("default")
+                    && !fields.contains_key(name)
+                {
+                    fields.insert(name.clone(), default.clone());
+                }
+            }
+            for (name, field) in fields.iter_mut() {
+                if let Some(property) = properties.get(name) {
+                    fill(property, field);
+                } else if schema["additionalProperties"].is_object() {
+                    fill(&schema["additionalProperties"], field);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| fill(&schema["items"], item)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn schema() -> Value {
+        json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+            "pool": {"type": "object", "default": {}, "properties": {"size": {"type": "integer", "default": 4}}},
+            "tags": {"type": "object", "additionalProperties": {"type": "object",
+                "properties": {"on": {"type": "boolean", "default": true}}}},
+            "maybe": {"type": "string", "nullable": true},
+            "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}
+        }}}})
+    }
+
+    #[test]
+    fn unknown_fields_go_and_are_named() {
+        let mut object = json!({"apiVersion": "x/v1", "kind": "X", "metadata": {"name": "a"}, "oops": 1,
+            "spec": {"pool": {"size": 1, "sise": 2}, "tags": {"t": {"off": 1}}, "free": {"any": 1}}});
+        let dropped = prune(&schema(), &mut object);
+        assert_eq!(dropped, ["oops", "spec.pool.sise", "spec.tags.t.off"]);
+        assert_eq!(object["spec"], json!({"pool": {"size": 1}, "tags": {"t": {}}, "free": {"any": 1}}));
+        assert_eq!(object["metadata"]["name"], "a");
+    }
+
+    #[test]
+    fn defaults_reach_into_defaulted_objects_and_maps() {
+        let mut object = json!({"spec": {"tags": {"t": {}}}});
+        fill(&schema(), &mut object);
+        assert_eq!(object["spec"], json!({"pool": {"size": 4}, "tags": {"t": {"on": true}}}));
+    }
+
+    #[test]
+    fn a_null_is_absent_unless_it_may_be_null() {
+        let mut object = json!({"spec": {"pool": null, "maybe": null}});
+        drop_nulls(&schema(), &mut object);
+        assert_eq!(object["spec"], json!({"maybe": null}));
+    }
+}

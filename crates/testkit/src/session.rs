@@ -1,0 +1,350 @@
+//! One life of a client: the service under its kube client, with the faults of this life. Ends when a fault kills it.
+
+use crate::{
+    faults::{Fault, Rule, Uncounted},
+    read::Sight,
+    server::{Answer, Incoming, Shared, refused, serve},
+    status::Refusal,
+};
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use kube::client::Body;
+use serde_json::json;
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+use tower::{BoxError, Service};
+
+/// Events that are lost on the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lose {
+    /// The resource, as in `pods`.
+    pub resource: String,
+    /// Only of this name; empty: any.
+    pub name: String,
+    /// Only of this type: ADDED, MODIFIED, DELETED; empty: any.
+    pub type_: String,
+    /// How many more. Each watch that would have shown it counts.
+    pub count: u64,
+}
+
+/// What happened to the watches of a resource.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cuts {
+    /// How often they were ended.
+    pub ends: u64,
+    /// How often they were declared to be gone.
+    pub expiries: u64,
+    /// The revision of the last time: who goes on from an older one must list anew.
+    pub expired: u64,
+}
+
+#[derive(Debug, Default)]
+struct Condition {
+    rules: Vec<(Rule, u64)>,
+    uncounted: Uncounted,
+    attempts: u64,
+    writes: u64,
+    struck: Vec<String>,
+    frozen: BTreeMap<String, Sight>,
+    lose: Vec<Lose>,
+    lost: u64,
+    cuts: BTreeMap<String, Cuts>,
+}
+
+/// What a session and its watches share.
+#[derive(Debug)]
+pub(crate) struct Life {
+    who: String,
+    condition: Mutex<Condition>,
+    dead: tokio::sync::watch::Sender<bool>,
+}
+
+impl Life {
+    pub fn who(&self) -> &str {
+        &self.who
+    }
+
+    fn condition(&self) -> MutexGuard<'_, Condition> {
+        self.condition.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn is_dead(&self) -> bool {
+        *self.dead.borrow()
+    }
+
+    pub fn sight(&self, resource: &str) -> Sight {
+        let condition = self.condition();
+        condition.frozen.get(resource).or_else(|| condition.frozen.get("")).copied().unwrap_or_default()
+    }
+
+    pub fn cuts(&self, resource: &str) -> Cuts {
+        self.condition().cuts.get(resource).copied().unwrap_or_default()
+    }
+
+    /// Whether this event is lost.
+    pub fn loses(&self, resource: &str, _namespace: &str, name: &str, type_: &str) -> bool {
+        let mut condition = self.condition();
+        let is = |wanted: &str, given: &str| wanted.is_empty() || wanted == given;
+        let hit = condition
+            .lose
+            .iter_mut()
+            .find(|l| l.count > 0 && l.resource == resource && is(&l.name, name) && is(&l.type_, type_));
+        let Some(hit) = hit else { return false };
+        hit.count -= 1;
+        condition.lost += 1;
+        true
+    }
+}
+
+/// One life of one client: a new one is a new process. Cheap to clone: all clones are the same life.
+#[derive(Clone)]
+pub struct Session {
+    shared: Arc<Shared>,
+    life: Arc<Life>,
+}
+
+impl Session {
+    pub(crate) fn new(shared: Arc<Shared>, who: &str) -> Self {
+        let life = Life {
+            who: who.into(),
+            condition: Mutex::new(Condition::default()),
+            dead: tokio::sync::watch::Sender::new(false),
+        };
+        Self { shared, life: Arc::new(life) }
+    }
+
+    /// Adds a rule. Its count begins now.
+    #[must_use]
+    pub fn with(self, rule: Rule) -> Self {
+        self.add(rule);
+        self
+    }
+
+    /// Adds a rule while the client runs. Its count begins now.
+    pub fn add(&self, rule: Rule) {
+        self.life.condition().rules.push((rule, 0));
+    }
+
+    /// Says which writes are not counted.
+    #[must_use]
+    pub fn not_counting(self, uncounted: Uncounted) -> Self {
+        self.life.condition().uncounted = uncounted;
+        self
+    }
+
+    /// A kube client that lives this life. Call it within a tokio runtime.
+    pub fn client(&self, namespace: &str) -> kube::Client {
+        kube::Client::new(self.clone(), namespace)
+    }
+
+    /// Counted writes that reached the server, those that it refused too.
+    pub fn writes(&self) -> u64 {
+        self.life.condition().writes
+    }
+
+    /// Counted writes that the client attempted.
+    pub fn attempts(&self) -> u64 {
+        self.life.condition().attempts
+    }
+
+    /// The faults that struck, in order, each with the request that it struck.
+    pub fn struck(&self) -> Vec<String> {
+        self.life.condition().struck.clone()
+    }
+
+    /// Ends this life: nothing is answered any more, and watches go silent.
+    pub fn kill(&self) {
+        self.life.dead.send_replace(true);
+        self.shared.wake();
+    }
+
+    /// Whether this life has ended.
+    pub fn is_dead(&self) -> bool {
+        self.life.is_dead()
+    }
+
+    /// Waits until this life has ended.
+    pub async fn dead(&self) {
+        // The sender lives as long as this.
+        let _ = self.life.dead.subscribe().wait_for(|dead| *dead).await;
+    }
+
+    /// From now on, watches of a resource (`""`: of all) show nothing newer than `revision`, nor do lists that accept what
+    /// a cache has (resourceVersion 0): an API server whose cache lags.
+    pub fn freeze(&self, resource: &str, revision: u64) {
+        let sight = Sight { cache: Some(revision), lies: false };
+        self.life.condition().frozen.insert(resource.into(), sight);
+    }
+
+    /// As [`Self::freeze`], and lists that ask for the newest state get the old one too. No correct API server does that:
+    /// it stands for a client that reads through a stale cache of its own.
+    pub fn freeze_all_lists(&self, resource: &str, revision: u64) {
+        let sight = Sight { cache: Some(revision), lies: true };
+        self.life.condition().frozen.insert(resource.into(), sight);
+    }
+
+    /// Ends a freeze: what was held back comes now.
+    pub fn thaw(&self, resource: &str) {
+        self.life.condition().frozen.remove(resource);
+        self.shared.wake();
+    }
+
+    /// Ends all watches of a resource, as a server does at the end of their time. They go on where they were.
+    pub fn cut_watches(&self, resource: &str) {
+        self.life.condition().cuts.entry(resource.into()).or_default().ends += 1;
+        self.shared.wake();
+    }
+
+    /// Ends all watches of a resource with 410 Gone, and those that would go on from before now: the client must list
+    /// anew. With a freeze before and a thaw after it, all changes between come as one.
+    pub fn expire_watches(&self, resource: &str) {
+        let revision = self.shared.state().store.revision;
+        {
+            let mut condition = self.life.condition();
+            let cuts = condition.cuts.entry(resource.into()).or_default();
+            cuts.expiries += 1;
+            cuts.expired = revision;
+        }
+        self.shared.wake();
+    }
+
+    /// Loses watch events.
+    pub fn lose(&self, lose: Lose) {
+        self.life.condition().lose.push(lose);
+    }
+
+    /// How many watch events were lost.
+    pub fn lost(&self) -> u64 {
+        self.life.condition().lost
+    }
+
+    /// Counts a request, and finds the fault that strikes it.
+    fn judge(&self, incoming: &Incoming, resource: &str) -> (bool, Option<Fault>) {
+        let mut condition = self.life.condition();
+        let counted = condition.uncounted.counts(incoming.write(), resource, &incoming.target.name);
+        if counted {
+            condition.attempts += 1;
+        }
+        let mut strikes = None;
+        for (rule, seen) in &mut condition.rules {
+            if rule.on.matches(incoming, resource, counted) {
+                *seen += 1;
+                if rule.nth.is(*seen) && strikes.is_none() {
+                    strikes = Some(rule.fault);
+                }
+            }
+        }
+        if let Some(fault) = strikes {
+            let target = &incoming.target;
+            let struck =
+                format!("{fault:?} at {} {resource} {}/{}", incoming.verb(), target.namespace, target.name);
+            condition.struck.push(struck);
+        }
+        (counted, strikes)
+    }
+
+    async fn handle(self, request: Request<Body>) -> Result<Response<Answer>, BoxError> {
+        if self.is_dead() {
+            return std::future::pending().await;
+        }
+        let (path, incoming) = Incoming::read(request).await?;
+        let Some(incoming) = incoming else { return Ok(serve(&self.shared, &self.life, &path, None)) };
+        let target = &incoming.target;
+        let resource = if target.group.is_empty() {
+            target.plural.clone()
+        } else {
+            format!("{}.{}", target.plural, target.group)
+        };
+        let (counted, fault) = self.judge(&incoming, &resource);
+        let reset = || -> BoxError {
+            io::Error::new(io::ErrorKind::ConnectionReset, "connection reset by peer").into()
+        };
+        match fault {
+            Some(Fault::DieBefore) => {
+                self.kill();
+                return std::future::pending().await;
+            }
+            Some(Fault::Reset) => return Err(reset()),
+            Some(Fault::Hang) => return std::future::pending().await,
+            Some(
+                fault @ (Fault::Conflict
+                | Fault::InternalError
+                | Fault::Unavailable
+                | Fault::GatewayTimeout
+                | Fault::Forbidden),
+            ) => return Ok(refused(&self.refusal(fault, &incoming))),
+            Some(Fault::SecondWriter) => {
+                let touched = self.shared.state().touch(target);
+                if touched {
+                    self.shared.wake();
+                }
+            }
+            Some(Fault::DieAfter | Fault::LoseAnswer | Fault::HangAfter) | None => {}
+        }
+        if counted {
+            self.life.condition().writes += 1;
+        }
+        let response = serve(&self.shared, &self.life, &path, Some(&incoming));
+        match fault {
+            Some(Fault::DieAfter) => {
+                self.kill();
+                std::future::pending().await
+            }
+            Some(Fault::LoseAnswer) => Err(reset()),
+            Some(Fault::HangAfter) => std::future::pending().await,
+            _ => Ok(response),
+        }
+    }
+
+    fn refusal(&self, fault: Fault, incoming: &Incoming) -> Refusal {
+        let target = &incoming.target;
+        let state = self.shared.state();
+        let here = |k: &&Arc<crate::kinds::Kind>| k.group == target.group && k.plural == target.plural;
+        let kind = state.kinds.iter().find(here);
+        let plain = |code: u16, reason: &'static str, message: &str| Refusal {
+            code,
+            reason,
+            message: message.into(),
+            details: json!({}),
+        };
+        match (fault, kind) {
+            (Fault::Conflict, Some(kind)) => Refusal::modified(kind, &target.name),
+            (Fault::Forbidden, Some(kind)) => Refusal::unauthorized_to(
+                self.life.who(),
+                incoming.verb(),
+                kind,
+                &target.namespace,
+                &target.name,
+            ),
+            (Fault::Conflict, None) => plain(409, "Conflict", "the object has been modified"),
+            (Fault::Forbidden, None) => plain(403, "Forbidden", "forbidden"),
+            (Fault::Unavailable, _) => {
+                plain(503, "ServiceUnavailable", "the server is currently unable to handle the request")
+            }
+            (Fault::GatewayTimeout, _) => plain(
+                504,
+                "Timeout",
+                "the server was unable to return a response in the time allotted, but may still be processing the request",
+            ),
+            _ => plain(500, "InternalError", "Internal error occurred: etcdserver: request timed out"),
+        }
+    }
+}
+
+impl Service<Request<Body>> for Session {
+    type Response = Response<Answer>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(self.clone().handle(request))
+    }
+}
