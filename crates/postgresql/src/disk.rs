@@ -35,12 +35,13 @@ impl Volume {
     pub fn reserve(&self) -> u64 {
         let wanted = (self.capacity / PART).clamp(LEAST, MOST).max(3 * self.segment);
         // A volume that is tiny beside its segments must not be full from the first day.
-        wanted.min(self.capacity / 8)
+        wanted.min(self.capacity / 7)
     }
 
-    /// Below this writes are refused.
+    /// Below this writes are refused: while the next WAL segment still fits, also on a volume that is tiny beside its segments.
     pub fn closes_below(&self) -> u64 {
-        self.reserve() / 2
+        let reserve = self.reserve();
+        (reserve / 2).max((self.segment + self.segment / 4).min(reserve / 4 * 3))
     }
 
     /// Below this the next WAL segment may be the one that finds no room.
@@ -173,6 +174,7 @@ mod tests {
                 let v = Volume { segment, ..volume(capacity, 0) };
                 assert!(v.last() <= v.closes_below() && v.closes_below() < v.reserve(), "{v:?}");
                 assert!(v.reserve() < v.low() && v.low() < capacity / 2, "{v:?}");
+                assert!(capacity < 8 * segment || v.closes_below() > segment, "{v:?}");
             }
         }
     }

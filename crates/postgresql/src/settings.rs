@@ -129,6 +129,8 @@ pub fn postgresql_conf(config: &AgentConfig, instance: &Instance) -> String {
     all.extend(config.parameters.clone());
     if instance.read_only {
         all.insert("default_transaction_read_only".into(), "on".into());
+        // It writes WAL, too, and what it makes room for cannot be written.
+        all.insert("autovacuum".into(), "off".into());
     }
     for (name, least) in &instance.at_least {
         let wanted = all.get(name).and_then(|v| v.trim().parse::<i64>().ok());
@@ -163,7 +165,16 @@ pub fn postgresql_conf(config: &AgentConfig, instance: &Instance) -> String {
         // kept what a dead primary did not upload.
         ("archive_mode", "always".into()),
         ("archive_command", format!("{} wal-push %f %p", wire::AGENT_BINARY)),
-        ("archive_timeout", config.archive.as_ref().map_or(0, |a| a.max_lag_seconds).to_string()),
+        (
+            "archive_timeout",
+            // Each switch takes a whole segment, and with the store away none comes back.
+            config
+                .archive
+                .as_ref()
+                .filter(|_| !instance.read_only)
+                .map_or(0, |a| a.max_lag_seconds)
+                .to_string(),
+        ),
         ("restore_command", format!("{} wal-fetch %f %p", wire::AGENT_BINARY)),
         ("recovery_target_timeline", "latest".into()),
         ("primary_conninfo", upstream),

@@ -2,7 +2,7 @@
 
 use crate::{
     database::{Db, spec},
-    objects::{self, current, describe},
+    objects::{self, condition, current, describe},
     runner::Scene,
     wait::{Seen, seconds, wait_for},
 };
@@ -108,6 +108,8 @@ pub async fn volumes_fail(scene: Scene) -> Result<()> {
     let (cluster, ns) = (&scene.cluster, scene.namespace.as_str());
     let db = Db::start(cluster, ns, "vase", &spec(3)).await?;
     db.fill("shard", 2000).await?;
+    // Before the synchronous set is recorded only the primary has every commit, and nobody may take over.
+    condition(&db.api(), "vase", types::CONSISTENT, "True", seconds(30)).await?;
     let data_set = db.get().await?.status.and_then(|s| s.data_set).context("no dataSet")?;
     let claim = |pod: &str| {
         let ordinal = names::ordinal("vase", pod).context("a pod without a number");

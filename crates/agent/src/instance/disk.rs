@@ -245,7 +245,14 @@ impl Keeper {
                 tracing::info!(bytes, "room is held back for a full volume");
             }
             Err(error)
-                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::StorageFull
+                        | io::ErrorKind::QuotaExceeded
+                        | io::ErrorKind::Interrupted
+                        | io::ErrorKind::TimedOut
+                        | io::ErrorKind::StaleNetworkFileHandle
+                ) =>
             {
                 self.failed = Some(Instant::now());
                 tracing::warn!(%error, bytes, "no room could be held back for a full volume");
@@ -297,7 +304,7 @@ fn make(volume: &Path, bytes: u64) -> io::Result<()> {
 }
 
 /// Gives it free, and waits until the filesystem has: some keep deleted blocks until their journal is written.
-fn release(volume: &Path) -> io::Result<()> {
+pub fn release(volume: &Path) -> io::Result<()> {
     match fs::remove_file(reserve_file(volume)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

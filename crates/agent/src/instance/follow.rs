@@ -98,6 +98,7 @@ impl Member {
         expected: &str,
     ) -> anyhow::Result<()> {
         self.tell(config, None, &format!("cloning from {holder}"), "").await?;
+        self.postgres.clear_leftovers()?;
         self.room_for_copy(host).await?;
         let pod = self.identity.holder.pod.clone();
         if self.postgres.running() == Running::Yes {

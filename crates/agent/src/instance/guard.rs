@@ -11,6 +11,8 @@ use tokio_postgres::error::SqlState;
 
 /// How long whatever failed for lack of room waits before it is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
+/// A server that ends within this time of its start has not survived it.
+const SOON: Duration = Duration::from_secs(60);
 /// How often the server is made to let go of WAL while it is full: an idle one would not do so by itself when the archive has
 /// caught up.
 const CHECKPOINT_AGAIN: Duration = Duration::from_secs(30);
@@ -48,7 +50,7 @@ pub struct NoSpace {
 }
 
 /// Whether this is how a full volume shows.
-fn lacks_room(error: &anyhow::Error) -> bool {
+pub fn lacks_room(error: &anyhow::Error) -> bool {
     error.chain().any(|e| {
         e.is::<NoSpace>()
             || e.downcast_ref::<std::io::Error>().is_some_and(|e| {
@@ -71,7 +73,9 @@ fn broken_volume(error: &anyhow::Error) -> bool {
 ///
 /// `since`: only transactions that began before. A later one was told to write by a person who makes room.
 fn end_writers(since: Option<&str>) -> String {
-    let earlier = since.map(|t| format!(" and xact_start < '{t}'")).unwrap_or_default();
+    // A procedure that commits in a loop begins transactions without end, all in one statement.
+    let earlier =
+        since.map(|t| format!(" and (xact_start < '{t}' or query_start < '{t}')")).unwrap_or_default();
     format!(
         "select count(*) filter (where pg_terminate_backend(pid)) from pg_stat_activity
          where backend_type = 'client backend' and backend_xid is not null and pid <> pg_backend_pid()
@@ -112,7 +116,9 @@ impl Member {
             return;
         }
         let volume = known.volume.words(0);
-        if known.released || self.memory.starts == 0 {
+        // One that answered and soon ends again would go on so without a pause.
+        let soon = self.memory.began.is_some_and(|at| at.elapsed() < SOON);
+        if known.released || !soon {
             tracing::error!(
                 volume,
                 "disk full: postgres ended; it starts again in what is left and was held back"
@@ -120,10 +126,11 @@ impl Member {
         } else {
             tracing::error!(
                 volume,
-                "disk full: postgres ended before it answered, and nothing is held back any more"
+                "disk full: postgres ended soon after its start, and nothing is held back any more"
             );
-            // It cannot run: whoever has room may lead.
+            // It cannot run: whoever has room may lead. The pause outlasts the Lease, or it would be renewed by the next try.
             self.memory.starting = None;
+            self.keeper.healthy_for(Duration::ZERO);
             let words = self.disk_full(None).unwrap_or_else(|| format!("DiskFull: {volume}"));
             self.hold(words);
         }
@@ -131,7 +138,9 @@ impl Member {
     }
 
     fn hold(&mut self, words: String) {
-        self.memory.guard.held = Some((Instant::now() + AGAIN, words));
+        let ttl = u64::try_from(self.config.borrow().ttl_seconds).unwrap_or(6);
+        let pause = AGAIN.max(Duration::from_secs(3 * ttl));
+        self.memory.guard.held = Some((Instant::now() + pause, words));
     }
 
     /// Why a start, a copy or a rewind must wait, if it must.
@@ -256,7 +265,11 @@ impl Member {
         Ok(())
     }
 
+    /// What the store has not got yet cannot be let go: then a checkpoint would only add to the WAL.
     fn let_go_of_wal(&mut self) {
+        if self.archiver.report().is_some_and(|a| a.behind_segments > 0 || !a.error.is_empty()) {
+            return;
+        }
         let due = self
             .memory
             .guard
@@ -330,8 +343,10 @@ mod tests {
     #[test]
     fn only_writers_of_before_are_ended_while_there_is_something_left() {
         assert!(
-            end_writers(Some("2026-11-21 09:00:00+00")).ends_with("xact_start < '2026-11-21 09:00:00+00'")
+            end_writers(Some("2026-11-21 09:00:00+00")).ends_with(
+                "(xact_start < '2026-11-21 09:00:00+00' or query_start < '2026-11-21 09:00:00+00')"
+            )
         );
-        assert!(!end_writers(None).contains("xact_start"));
+        assert!(!end_writers(None).contains("query_start"));
     }
 }

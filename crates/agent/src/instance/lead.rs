@@ -43,15 +43,19 @@ impl Member {
             return self.begin(config, record, look).await;
         }
         self.archiver.know(&look.system_identifier, true);
+        // First: the rest of a turn may take seconds, and a volume may fill within them.
+        self.configure(config, "", Some(&record))?;
+        self.guard().await?;
         if self.memory.pointed.is_none_or(|at| at.elapsed() > POINT_AGAIN) {
             self.point(config, &record).await?;
         }
         let record = self.keep_synchronous(config, record, &look).await?;
         self.configure(config, "", Some(&record))?;
-        self.guard().await?;
         let mut report = self.report(config, Some(&look), "", "");
-        report.synchronous =
-            look.streams_to.iter().filter(|s| record.synchronous.contains(s)).cloned().collect();
+        // Only what the Lease says: on that a takeover relies. While the set changes it may not ask for any confirmation yet.
+        let promised = self.keeper.held().filter(|held| held.confirmations > 0);
+        let promised = promised.map(|held| held.synchronous).unwrap_or_default();
+        report.synchronous = look.streams_to.iter().filter(|s| promised.contains(s)).cloned().collect();
         report.streaming = look.streams_to;
         self.shared.publish(report);
         Ok(())

@@ -40,6 +40,8 @@ use tokio::{
 
 /// How often the loop turns when nothing wakes it.
 const TICK: Duration = Duration::from_millis(500);
+/// How often the others are asked for their promises at most.
+const POLL_AGAIN: Duration = Duration::from_millis(200);
 /// How long a server may take to answer after its start before the Lease is let go.
 pub const START_LIMIT: Duration = Duration::from_secs(60);
 /// A reload reaches the session that looks a moment after it was asked for: only the second look later is sure to show it.
@@ -82,6 +84,10 @@ pub struct Member {
 pub struct Memory {
     /// The server was started and has not answered yet, since.
     pub starting: Option<Instant>,
+    /// When the others were last asked for their promises.
+    pub polled: Option<Instant>,
+    /// When the server was last started.
+    pub began: Option<Instant>,
     /// Leading duties are done for this term.
     pub led: Option<u64>,
     /// When the Service was last checked.
@@ -170,6 +176,11 @@ impl Member {
         self.keep_health(&config, look.as_ref());
         let mut action = decide(view);
         if action == Action::Poll {
+            // Members that ask each other wake each other: without a pause they would do nothing else.
+            if self.memory.polled.is_some_and(|at| at.elapsed() < POLL_AGAIN) {
+                return self.tell(&config, look.as_ref(), "asking the other instances", "").await;
+            }
+            self.memory.polled = Some(Instant::now());
             self.poll(&config, view).await;
             action = decide(view);
         }
@@ -364,6 +375,7 @@ impl Member {
         self.memory.hash.clone_from(&self.memory.written);
         self.memory.looks = READ;
         self.memory.starting = Some(Instant::now());
+        self.memory.began = self.memory.starting;
         self.memory.starts = self.memory.starts.saturating_add(1);
         self.keeper.healthy_for(Duration::from_secs(2));
         self.postgres.start(standby)

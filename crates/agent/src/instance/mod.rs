@@ -115,7 +115,14 @@ pub async fn run() -> anyhow::Result<()> {
         lock = lock_volume(&volume) => lock?,
         _ = terminate.recv() => return Ok(()),
     };
-    let state = State::begin(&volume, &identity.holder.pod)?;
+    let state = match State::begin(&volume, &identity.holder.pod) {
+        Err(error) if guard::lacks_room(&error) => {
+            tracing::warn!(error = format!("{error:#}"), "disk full: what is held back is given free");
+            disk::release(&volume)?;
+            State::begin(&volume, &identity.holder.pod)?
+        }
+        other => other?,
+    };
     tracing::info!(pod = %identity.holder.pod, nonce = %identity.holder.nonce, data = ?state, "begins");
 
     let segment = u64::try_from(config.wal_segment_size_mb).unwrap_or(16) << 20;

@@ -222,6 +222,16 @@ impl Postgres {
         self.died = false;
     }
 
+    /// Removes what earlier copies left, which would take the room of the next: the half of one that was cut short, and older data
+    /// moved aside where there is newer data to move aside.
+    pub fn clear_leftovers(&self) -> anyhow::Result<()> {
+        remove_tree(&self.volume.join("pgdata.new"))?;
+        match self.data().exists() {
+            true => remove_tree(&self.volume.join("pgdata.aside")),
+            false => Ok(()),
+        }
+    }
+
     /// Copies the data from an instance that runs. The old data is moved aside, not removed.
     pub async fn clone_from(
         &self,
