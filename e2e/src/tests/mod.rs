@@ -43,6 +43,7 @@ pub fn all() -> Vec<Test> {
         test!(300, archive::archive_and_backup),
         test!(240, schedule::backup_schedule),
         test!(240, bad_input::bad_input),
+        test!(300, volumes::slow_volume),
         test!(240, volumes::adopt_volumes),
         test!(240, volumes::initdb_once),
         test!(240, running::three_instances),

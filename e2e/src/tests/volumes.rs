@@ -1,7 +1,7 @@
 //! Whose data it is: initdb happens once, volumes are adopted, an empty volume never leads.
 
 use crate::{
-    database::{Db, spec},
+    database::{Db, spec, with},
     objects::{self, condition, current, describe},
     runner::Scene,
     wait::{Seen, seconds, wait_for},
@@ -160,4 +160,31 @@ pub async fn volumes_fail(scene: Scene) -> Result<()> {
     .await?;
     db.ready().await?;
     db.everywhere("shard", 2000, seconds(60)).await
+}
+
+/// Volumes that write 8 MiB a second: slow is not broken, and nobody is replaced for it.
+pub async fn slow_volume(scene: Scene) -> Result<()> {
+    if scene.cluster.run.is_none() {
+        println!("        slow_volume: needs the development cluster's class slow, left out");
+        return Ok(());
+    }
+    let (cluster, ns) = (&scene.cluster, scene.namespace.as_str());
+    let change = serde_json::json!({"storage": {"storageClassName": "slow"}});
+    let began = std::time::Instant::now();
+    let db = Db::start(cluster, ns, "snail", &with(spec(2), &change)).await?;
+    println!("        two instances on slow volumes: Ready after {:.0} s", began.elapsed().as_secs_f64());
+    let primary = db.primary().await?;
+    let began = std::time::Instant::now();
+    db.app()
+        .await?
+        .run("create table trail (slime text); alter table trail alter slime set storage external")
+        .await?;
+    db.app().await?.run("insert into trail select repeat('x', 1000000) from generate_series(1, 20)").await?;
+    let took = began.elapsed();
+    ensure!(took > seconds(2), "20 MB were written in {took:?}: the volume is not slow");
+    db.everywhere("trail", 20, seconds(60)).await?;
+    ensure!(db.primary().await? == primary, "slowness made another instance primary");
+    let timeline = db.get().await?.status.and_then(|s| s.timeline);
+    ensure!(timeline == Some(1), "somebody was promoted: timeline {timeline:?}");
+    Ok(())
 }
