@@ -1,6 +1,6 @@
 # Everything a contributor does, one line each: make help
 #
-# CLUSTER=dev       (default) a real Kubernetes made on this machine by e2e/cluster: Debian, root, Go 1.25, rustup
+# CLUSTER=dev       (default) a real Kubernetes made on this machine by e2e/cluster: Debian, root, Go 1.26, rustup
 # CLUSTER=kind      a kind cluster, where docker and kind are installed
 # CLUSTER=current   the cluster of KUBECONFIG; load or push the images of `make images` there yourself (IMAGE_PREFIX, IMAGE_TAG,
 #                   and a copy of deploy/dev that names them: OVERLAY)

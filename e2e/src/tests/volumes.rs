@@ -133,6 +133,8 @@ pub async fn volumes_fail(scene: Scene) -> Result<()> {
     let began = std::time::Instant::now();
     cluster.script("volume", &["read-only", &format!("{ns}/{}", claim(&first)?)]).await?;
     let second = db.primary_other_than(&first, seconds(60)).await?;
+    // It need not wait for a TTL.
+    ensure!(began.elapsed() < seconds(10), "the failover took {:?}", began.elapsed());
     println!(
         "        a volume that turned read-only: another primary after {:.1} s",
         began.elapsed().as_secs_f64()
@@ -186,5 +188,11 @@ pub async fn slow_volume(scene: Scene) -> Result<()> {
     ensure!(db.primary().await? == primary, "slowness made another instance primary");
     let timeline = db.get().await?.status.and_then(|s| s.timeline);
     ensure!(timeline == Some(1), "somebody was promoted: timeline {timeline:?}");
-    Ok(())
+    // Ended in good order: a namespace that is deleted looks again only after half of the pods' grace period.
+    db.change(&serde_json::json!({"stopped": true})).await?;
+    wait_for("the pods to be gone", seconds(60), || async {
+        let left = db.pod_uids().await?;
+        Ok(if left.is_empty() { Seen::Yes(()) } else { Seen::NotYet(format!("{left:?}")) })
+    })
+    .await
 }

@@ -211,8 +211,8 @@ impl Member {
         match self.disk_full(None) {
             Some(full) if lacks_room(error) => format!("{full}: {error:#}"),
             _ if broken_volume(error) => format!(
-                "VolumeFailed: {error:#}; delete the pod, so that its volume is mounted anew; if the volume is lost, delete its claim \
-                 and then the pod: the data comes from another instance"
+                "VolumeFailed: {error:#}; delete the pod, so that its volume is mounted anew; if the volume is lost for good and \
+                 another instance has the data, delete its claim, too"
             ),
             _ => format!("{error:#}"),
         }
