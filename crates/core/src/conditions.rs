@@ -100,6 +100,14 @@ pub fn find<'a>(all: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     all.iter().find(|c| c.type_ == type_)
 }
 
+/// Reason of `Available=False`: the primary serves sessions, and no commit ends, since standbys are missing that must confirm it.
+pub const COMMITS_WAIT: &str = "CommitsWait";
+
+/// Whether the primary serves sessions: it is Available, or only commits wait for standbys.
+pub fn serves(conditions: &[Condition]) -> bool {
+    find(conditions, types::AVAILABLE).is_some_and(|c| c.status == "True" || c.reason == COMMITS_WAIT)
+}
+
 /// Whether a condition is True, whatever generation it speaks of.
 pub fn is_true(all: &[Condition], type_: &str) -> bool {
     find(all, type_).is_some_and(|c| c.status == "True")

@@ -152,6 +152,15 @@ pub async fn apply(
         // Before there are volumes that it is to take away.
         writer.finalizers(&[names::FINALIZER]).await?;
     }
+    // First, and for themselves: a full volume must not wait for a Service that is refused.
+    let mut sizes = Ok(());
+    for patch in claims {
+        let uid = patch.uid.clone();
+        match writer.claim(patch, now).await {
+            Ok(refusal) => applied.refusals.extend(refusal.map(|refusal| (uid, refusal))),
+            Err(error) => sizes = sizes.and(Err(error)),
+        }
+    }
     let all_services = futures::future::join_all(services.into_iter().map(|service| writer.child(service)));
     let made = async {
         match (secrets, valid) {
@@ -187,12 +196,7 @@ pub async fn apply(
             .delete::<PodDisruptionBudget>(&budget.name, &budget.uid, PropagationPolicy::Background)
             .await?;
     }
-    for patch in claims {
-        let uid = patch.uid.clone();
-        if let Some(refusal) = writer.claim(patch, now).await? {
-            applied.refusals.insert(uid, refusal);
-        }
-    }
+    sizes?;
     for clone in give_up {
         applied.clones.extend(writer.give_up(clone).await?);
     }

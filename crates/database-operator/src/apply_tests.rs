@@ -163,3 +163,26 @@ async fn a_clone_that_is_given_up_goes_with_its_pod() {
     );
     assert!(calls[2].starts_with("DELETE orders-2") && calls[2].contains("pod-2"), "{}", calls[2]);
 }
+
+#[tokio::test]
+async fn a_full_volume_does_not_wait_for_a_service_that_is_refused() {
+    use crate::plan::{fixtures, plan};
+    let mut seen = fixtures::observed("");
+    seen.claims = vec![claim("d1", 0, "current"), claim("d1", 1, "current")];
+    Arc::make_mut(&mut seen.database).spec.storage.size.0 = "2Gi".into();
+    let db = crate::validate::validate(&seen.database, &fixtures::settings()).unwrap();
+    let plan = plan(&seen, Ok(&db), &fixtures::settings(), fixtures::now());
+    assert_eq!(plan.claims.len(), 2);
+    let (client, calls) = api_server(|method, name| match (method, name) {
+        ("PATCH", "d1-orders-0") => refusal(500, "InternalError", "etcd is away"),
+        ("PATCH", "d1-orders-1") => (200, serde_json::to_value(&*claim("d1", 1, "current")).unwrap()),
+        _ => refusal(403, "Forbidden", "exceeded quota: services"),
+    });
+    let error = apply(&client, &seen.database, Some(&db), plan, fixtures::now()).await.unwrap_err();
+    assert!(error.problem().is_some_and(|p| p.message.contains("exceeded quota")), "{error}");
+    let grew = |name: &str| {
+        let patch = format!("PATCH {name} ");
+        calls.lock().unwrap().iter().any(|call| call.starts_with(&patch) && call.contains("2Gi"))
+    };
+    assert!(grew("d1-orders-0") && grew("d1-orders-1"), "{calls:?}");
+}

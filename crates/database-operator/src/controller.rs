@@ -62,6 +62,8 @@ struct Memory {
     secrets_ensured: Option<Timestamp>,
     /// Since when instances, by uid, report an error.
     errors_since: BTreeMap<String, Timestamp>,
+    /// Since when no commit ends.
+    commits_wait_since: Option<Timestamp>,
     /// Sizes that the API server refused, by uid of the claim.
     refusals: BTreeMap<String, Refusal>,
     /// The status written last, and the version of the object that it was written over: until the watch shows a newer one
@@ -233,6 +235,8 @@ fn essence(lease: &Lease) -> Option<u64> {
         spec.and_then(|s| s.lease_transitions),
         lease.metadata.labels.as_ref(),
         lease.annotations().get(operation::ANNOTATION_MODE),
+        // Whom commits wait for.
+        lease.annotations().get(status::commits::ANNOTATION_RECORD),
         lease.metadata.uid.as_ref(),
         lease.metadata.deletion_timestamp.is_some(),
     )
@@ -379,6 +383,9 @@ fn remember(context: &Context, key: &ObjectRef<Database>, observed: &mut Observe
     memory.errors_since =
         failing.map(|i| (i.uid.clone(), memory.errors_since.get(&i.uid).copied().unwrap_or(now))).collect();
     observed.errors_since = memory.errors_since.clone();
+    let waits = status::commits::waiting(observed).is_some();
+    memory.commits_wait_since = waits.then(|| memory.commits_wait_since.unwrap_or(now));
+    observed.commits_wait_since = memory.commits_wait_since;
     observed.secrets_ensured = memory.secrets_ensured;
     observed.refusals = memory.refusals.clone();
     if let Some((version, status)) = &memory.written
@@ -467,6 +474,11 @@ fn again(observed: &Observed, facts: &Facts, waits: bool, now: Timestamp) -> Dur
     }
     if facts.pending || facts.deleting {
         return SOON * 2;
+    }
+    // Whether commits that wait still do so is looked at when it would be told, although nothing changes then.
+    let soon = |since: Timestamp| now.as_second() - since.as_second() < trouble::PATIENCE_SECONDS;
+    if observed.commits_wait_since.is_some_and(soon) {
+        return STARTING;
     }
     // A growth that fails in the driver changes nothing that is watched but the claim's events; a refusal changes nothing at all.
     let quiet = match (observed.refusals.is_empty(), facts.growing.is_empty()) {

@@ -183,6 +183,8 @@ pub struct Observed {
     pub secrets_ensured: Option<Timestamp>,
     /// Since when instances, by uid, report an error, as this process has seen it.
     pub errors_since: BTreeMap<String, Timestamp>,
+    /// Since when no commit ends, as this process has seen it.
+    pub commits_wait_since: Option<Timestamp>,
     /// Sizes that the API server refused to this process, by uid of the claim.
     pub refusals: BTreeMap<String, Refusal>,
     /// Kubernetes' words about cloned volumes that do not come, by uid of the claim.
@@ -210,6 +212,7 @@ impl Observed {
             role_binding: None,
             secrets_ensured: None,
             errors_since: BTreeMap::new(),
+            commits_wait_since: None,
             refusals: BTreeMap::new(),
             clone_words: BTreeMap::new(),
         }

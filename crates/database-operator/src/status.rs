@@ -1,8 +1,10 @@
 //! What is so: conditions and the rest of the status, and what is worth an event. Pure: observed and planned in, status out.
 
+pub mod commits;
 pub mod news;
 pub mod space;
 
+use commits::COMMITS_WAIT;
 pub use news::{failed_over, news};
 
 use crate::{
@@ -41,6 +43,8 @@ struct View<'a> {
     facts: &'a Facts,
     problem: Option<Problem>,
     primary: Option<&'a Instance>,
+    /// Why no commit ends.
+    commits_wait: Option<String>,
     ready: i32,
 }
 
@@ -74,6 +78,7 @@ pub fn status(
         facts,
         problem: facts.problem.clone().or_else(|| problem.cloned()).or(full),
         primary,
+        commits_wait: commits::lasting(observed, now),
         ready: i32::try_from(counted.count()).unwrap_or(i32::MAX),
     };
     let mut status = old.clone();
@@ -220,6 +225,9 @@ impl View<'_> {
         if self.primary.is_none() {
             return verdict(false, "NoPrimary", "no instance is primary");
         }
+        if let Some(why) = &self.commits_wait {
+            return verdict(false, COMMITS_WAIT, why);
+        }
         let behind: Vec<&str> = self
             .observed
             .instances
@@ -279,6 +287,7 @@ impl View<'_> {
         match (self.down(), serving) {
             (Some(down), _) => down,
             _ if let Some(full) = full => verdict(false, &full.reason, full.message),
+            (None, Some(_)) if let Some(why) = &self.commits_wait => verdict(false, COMMITS_WAIT, why),
             (None, Some(primary)) => {
                 verdict(true, "PrimaryReady", format!("{} accepts writes", primary.name))
             }
@@ -310,6 +319,9 @@ impl View<'_> {
             Some(durability) => (durability.mode, durability.standbys),
             None => (DurabilityMode::Asynchronous, 0),
         };
+        if let Some(why) = &self.commits_wait {
+            return verdict(false, COMMITS_WAIT, why);
+        }
         let report = &primary.report;
         if report.streaming.is_empty() {
             return verdict(
@@ -363,7 +375,7 @@ impl View<'_> {
             return verdict(
                 false,
                 "NotConfigured",
-                "spec.archive is not set: only whole backups can be restored",
+                "spec.archive is not set: no backups and no point-in-time recovery; set spec.archive.storeRef",
             );
         };
         let store = &archive.store_ref.name;
@@ -458,6 +470,9 @@ impl View<'_> {
             if self.stopped() { "Stopped" } else { "Ready" }
         } else if !began {
             "Creating"
+        } else if self.commits_wait.is_some() && self.primary.is_some_and(|p| p.ready) {
+            // The primary is well, and there is nothing to take over.
+            "Degraded"
         } else if !is(types::AVAILABLE) && served && self.down().is_none() {
             "FailingOver"
         } else if reason == "InstancesNotReady" {

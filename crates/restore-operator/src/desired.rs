@@ -76,7 +76,7 @@ pub fn plan_job(
     let namespace = o.restore.namespace().unwrap_or_default();
     let connection = o.database.as_ref().filter(|d| {
         let said = d.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
-        let serves = holdfast_core::conditions::is_true(said, holdfast_core::conditions::types::AVAILABLE);
+        let serves = holdfast_core::conditions::serves(said);
         // The source's own WAL: switching that of another database brings nothing nearer.
         serves
             && validate::in_place(&o.restore.spec)

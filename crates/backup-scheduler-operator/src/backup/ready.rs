@@ -64,7 +64,8 @@ pub fn check(o: &Observed) -> Result<(), Wait> {
             format!("Database {name} is stopped for another operation"),
         ));
     }
-    if !conditions::is_true(&status.conditions, types::AVAILABLE) {
+    // A backup reads; when commits wait for a standby that is lost it is worth more than ever.
+    if !conditions::serves(&status.conditions) {
         let said = conditions::find(&status.conditions, types::AVAILABLE).map(|c| c.message.as_str());
         let message = format!("Database {name} is not Available: {}", said.unwrap_or_default());
         return Err(Wait::until("DatabaseNotAvailable", message.trim_end_matches([':', ' '])));

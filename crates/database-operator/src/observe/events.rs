@@ -20,6 +20,8 @@ pub enum Counts {
     Growth {
         /// When this growth began, if the claim says so.
         since: Option<Timestamp>,
+        /// The controller has done its part: only the node can still fail.
+        on_node: bool,
     },
 }
 
@@ -84,11 +86,15 @@ fn answer(events: Vec<Event>, counts: &Counts) -> Option<Words> {
             let news = news.into_iter().filter(waits).max_by_key(event_time);
             warnings.into_iter().max_by_key(event_time).or(news)
         }
-        Counts::Growth { since } => {
-            // An earlier growth's failure stays readable for an hour: a success after it, or its age, makes it void.
-            let outcome = |event: &Event| {
-                let reason = reason(event);
-                reason.ends_with("ResizeFailed") || reason.ends_with("ResizeSuccessful")
+        Counts::Growth { since, on_node } => {
+            // An earlier failure stays readable for an hour: a success after it, or its age, makes it void. FileSystemResizeRequired
+            // is the controller's success: what is left is the node's.
+            let outcome = |event: &Event| match reason(event).as_str() {
+                "FileSystemResizeFailed" | "FileSystemResizeSuccessful" => true,
+                "FileSystemResizeRequired" => !on_node,
+                reason => {
+                    !on_node && (reason.ends_with("ResizeFailed") || reason.ends_with("ResizeSuccessful"))
+                }
             };
             let current = |event: &Event| since.is_none() || event_time(event) >= *since;
             events.filter(outcome).max_by_key(event_time).filter(warns).filter(current)
@@ -158,8 +164,8 @@ mod tests {
     fn only_this_growths_failure_counts() {
         let failed = event("Warning", "VolumeResizeFailed", "09:00:00");
         let again = event("Normal", "Resizing", "09:00:01");
-        let since = |text: &str| Counts::Growth { since: Some(text.parse().unwrap()) };
-        let any = Counts::Growth { since: None };
+        let since = |text: &str| Counts::Growth { since: Some(text.parse().unwrap()), on_node: false };
+        let any = Counts::Growth { since: None, on_node: false };
         let retried = [failed.clone(), again];
         assert_eq!(
             said(&retried, &any).as_deref(),
@@ -170,5 +176,20 @@ mod tests {
         assert_eq!(said(&retried, &since("2026-11-21T09:30:00Z")), None, "an earlier growth's");
         let done = event("Normal", "FileSystemResizeSuccessful", "09:10:00");
         assert_eq!(said(&[failed, done], &any), None);
+    }
+
+    #[test]
+    fn the_controllers_failure_is_void_when_only_the_node_is_left() {
+        let failed = event("Warning", "VolumeResizeFailed", "09:00:00");
+        let rest = event("Normal", "FileSystemResizeRequired", "09:00:10");
+        let node = event("Warning", "FileSystemResizeFailed", "09:00:20");
+        let growth = |on_node| Counts::Growth { since: None, on_node };
+        assert_eq!(said(&[failed.clone(), rest.clone()], &growth(false)), None, "it got over it");
+        // The claim says so, whatever became of the event.
+        assert_eq!(said(std::slice::from_ref(&failed), &growth(true)), None);
+        for on_node in [false, true] {
+            let all = [failed.clone(), rest.clone(), node.clone()];
+            assert_eq!(said(&all, &growth(on_node)).as_deref(), Some("FileSystemResizeFailed"));
+        }
     }
 }

@@ -55,8 +55,15 @@ pub fn never_bound(claim: &PersistentVolumeClaim) -> bool {
 
 /// Claims to make before the StatefulSet gets more replicas than it has.
 ///
-/// None for an ordinal that has a claim, and none while there is no data to copy or no instance that is well.
-pub fn wanted(observed: &Observed, set: &StatefulSet, data_set: &DataSet) -> Vec<PersistentVolumeClaim> {
+/// None for an ordinal that has a claim, and none while there is no data to copy or no instance that is well. None either when
+/// the new pods get another agent than this operator's: an older one knows nothing of clones, and would take a primary's
+/// for that primary come back.
+pub fn wanted(
+    observed: &Observed,
+    set: &StatefulSet,
+    data_set: &DataSet,
+    agent_image: &str,
+) -> Vec<PersistentVolumeClaim> {
     let replicas = |set: &StatefulSet| set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
     let (Some(live), Some(_)) = (observed.stateful_set.as_deref(), &data_set.system_identifier) else {
         return Vec::new();
@@ -64,6 +71,9 @@ pub fn wanted(observed: &Observed, set: &StatefulSet, data_set: &DataSet) -> Vec
     // From none at all nothing runs that could be cloned.
     let new = replicas(live)..replicas(set);
     if new.start == 0 || new.is_empty() || stateful_set::data_set(live) != Some(data_set.id.as_str()) {
+        return Vec::new();
+    }
+    if stateful_set::images(set).is_none_or(|images| images.agent != agent_image) {
         return Vec::new();
     }
     let Some(origin) = origin(observed, data_set) else { return Vec::new() };
@@ -75,7 +85,8 @@ pub fn wanted(observed: &Observed, set: &StatefulSet, data_set: &DataSet) -> Vec
 }
 
 /// The claim to clone: of a standby that streams, the last one first, so that the ones next in line are left in peace; else of
-/// the primary.
+/// the primary. Only of an instance that reports on its volume: an older agent does not write down whose volume it is, and the
+/// clone would not be known as one.
 fn origin<'a>(observed: &'a Observed, data_set: &DataSet) -> Option<&'a PersistentVolumeClaim> {
     let primary = status::primary(observed)?;
     let claims = volumes::claims_of(observed, &data_set.id);
@@ -92,7 +103,8 @@ fn origin<'a>(observed: &'a Observed, data_set: &DataSet) -> Option<&'a Persiste
         volumes::is_bound(claim) && claim.metadata.deletion_timestamp.is_none() && !class.is_empty()
     };
     let primary = Some(primary).filter(|p| p.ready && !space::is_full(p));
-    standbys.chain(primary).filter_map(|i| claim(i.ordinal)).find(usable)
+    let marked = standbys.chain(primary).filter(|i| i.report.volume.is_some());
+    marked.filter_map(|i| claim(i.ordinal)).find(usable)
 }
 
 /// As the StatefulSet's controller makes claims, with a source. The class is the source's, and the size not below what it has:

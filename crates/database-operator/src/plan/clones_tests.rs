@@ -26,6 +26,7 @@ fn seen(replicas: i32) -> Observed {
     seen.instances = (0..replicas)
         .map(|i| {
             instance(i, |r| {
+                r.volume = Some(VolumeReport::default());
                 if i == 0 {
                     r.role = Role::Primary;
                     r.streaming = (1..replicas).map(|i| names::pod("orders", i)).collect();
@@ -37,9 +38,11 @@ fn seen(replicas: i32) -> Observed {
 }
 
 fn made(seen: &Observed, replicas: i32) -> Vec<(String, String)> {
-    let claims = wanted(seen, &running(replicas, "d1"), &data_set(true));
+    let claims = wanted(seen, &running(replicas, "d1"), &data_set(true), AGENT);
     claims.iter().map(|c| (c.name_any(), source(c).unwrap_or_default().to_string())).collect()
 }
+
+const AGENT: &str = "holdfast/agent:1";
 
 fn pair(name: &str, source: &str) -> (String, String) {
     (name.into(), source.into())
@@ -49,7 +52,7 @@ fn pair(name: &str, source: &str) -> (String, String) {
 fn a_new_replica_gets_a_clone_of_the_last_standbys_volume() {
     let seen = seen(3);
     assert_eq!(made(&seen, 5), [pair("d1-orders-3", "d1-orders-2"), pair("d1-orders-4", "d1-orders-2")]);
-    let claim = wanted(&seen, &running(4, "d1"), &data_set(true)).remove(0);
+    let claim = wanted(&seen, &running(4, "d1"), &data_set(true), AGENT).remove(0);
     // What the StatefulSet's controller would make, and a source.
     assert_eq!(claim.labels()[names::LABEL_DATA_SET], "d1");
     assert_eq!(claim.labels()[names::LABEL_DATA_SET_STATE], "current");
@@ -69,14 +72,15 @@ fn a_clone_is_never_smaller_than_its_source() {
     let large = Arc::make_mut(&mut seen.claims[1]);
     let capacity = large.status.as_mut().unwrap().capacity.as_mut().unwrap();
     capacity.get_mut("storage").unwrap().0 = "3Gi".into();
-    let claim = wanted(&seen, &running(3, "d1"), &data_set(true)).remove(0);
+    let claim = wanted(&seen, &running(3, "d1"), &data_set(true), AGENT).remove(0);
     assert_eq!(claim.spec.unwrap().resources.unwrap().requests.unwrap()["storage"].0, "3Gi");
 }
 
 #[test]
 fn when_there_is_nothing_to_clone() {
     type Case = (&'static str, fn(&mut Observed));
-    let table: [Case; 9] = [
+    let table: [Case; 10] = [
+        ("an agent that does not mark its volume", |s| s.instances[1].report.volume = None),
         ("no standby streams", |s| s.instances[0].report.streaming.clear()),
         ("no standby is ready", |s| s.instances[1].ready = false),
         ("another timeline", |s| s.instances[1].report.timeline = 7),
@@ -105,7 +109,7 @@ fn when_there_is_nothing_to_clone() {
         seen.instances[0].ready = false;
         assert_eq!(made(&seen, 3), [], "{case}");
     }
-    assert_eq!(wanted(&seen(2), &running(3, "d1"), &data_set(false)), [], "there is no data yet");
+    assert_eq!(wanted(&seen(2), &running(3, "d1"), &data_set(false), AGENT), [], "there is no data yet");
     assert_eq!(made(&seen(3), 2), [], "fewer replicas");
     let alone = seen(1);
     assert_eq!(
@@ -113,6 +117,13 @@ fn when_there_is_nothing_to_clone() {
         [pair("d1-orders-1", "d1-orders-0")],
         "the primary's when there is no standby"
     );
+}
+
+#[test]
+fn no_clone_for_an_agent_of_another_version() {
+    let seen = seen(2);
+    assert_eq!(wanted(&seen, &running(3, "d1"), &data_set(true), "holdfast/agent:2"), []);
+    assert_eq!(wanted(&seen, &running(3, "d1"), &data_set(true), AGENT).len(), 1);
 }
 
 #[test]

@@ -141,6 +141,7 @@ pub fn running_for(db: &ValidatedDatabase, replicas: i32, data_set: &str) -> Arc
         history: &format!("h{data_set}"),
         store: None,
         agent_image: &settings.agent_image,
+        kept: None,
     };
     let wanted = stateful_set::stateful_set(db, decided, None);
     let crate::plan::children::Write::Create(mut set) = crate::plan::children::change(wanted, None, &db.uid)

@@ -57,6 +57,8 @@ pub struct Growing {
     pub progress: String,
     /// What the claim itself says about a failure.
     pub failure: Option<String>,
+    /// The controller has done its part, the filesystem grows on the volume's node.
+    pub on_node: bool,
     /// Events about this growth are not older than this.
     pub since: Option<Timestamp>,
 }
@@ -159,13 +161,14 @@ pub fn growing(observed: &Observed, data_set: &str, size: &Size, instances: i32)
             let (has, capacity) = volumes::has(claim)?;
             let asked = volumes::asked(claim)?;
             (has < size.bytes && has < asked).then(|| {
-                let node = condition(claim, "FileSystemResizePending").is_some();
-                let then = if node { ", the rest is done on its node" } else { "" };
+                let on_node = condition(claim, "FileSystemResizePending").is_some();
+                let then = if on_node { ", the rest is done on its node" } else { "" };
                 Growing {
                     claim: claim.name_any(),
                     uid: claim.uid().unwrap_or_default(),
                     progress: format!("{} of {}{then}", capacity.0, size.quantity.0),
-                    failure: failure(claim),
+                    failure: failure(claim, on_node),
+                    on_node,
                     since: condition(claim, "Resizing")
                         .and_then(|c| c.last_transition_time.as_ref())
                         .and_then(|t| t.0.checked_sub(ATTEMPTS).ok()),
@@ -184,16 +187,21 @@ fn condition<'a>(
     conditions.iter().find(|c| c.type_ == type_ && c.status == "True")
 }
 
-/// What the claim says: an error of the newest attempt, or a state that no further attempt is expected to change.
-fn failure(claim: &PersistentVolumeClaim) -> Option<String> {
-    let error = ["ControllerResizeError", "NodeResizeError"].into_iter().find_map(|t| condition(claim, t));
+/// What the claim says: an error of the newest attempt, or a state that no further attempt is expected to change. When only the
+/// node is left, what the controller said before is over.
+fn failure(claim: &PersistentVolumeClaim, on_node: bool) -> Option<String> {
+    let errors =
+        if on_node { &["NodeResizeError"][..] } else { &["ControllerResizeError", "NodeResizeError"] };
+    let error = errors.iter().find_map(|t| condition(claim, t));
     let message = error.map(|c| match c.message.as_deref().unwrap_or_default() {
         "" => c.type_.clone(),
         message => message.to_string(),
     });
     let state = claim.status.as_ref().and_then(|s| s.allocated_resource_statuses.as_ref()?.get("storage"));
     // "Failed" is what versions before 1.31 wrote for "Infeasible".
-    let final_state = state.filter(|s| s.ends_with("ResizeInfeasible") || s.ends_with("ResizeFailed"));
+    let final_state = state
+        .filter(|s| s.ends_with("ResizeInfeasible") || s.ends_with("ResizeFailed"))
+        .filter(|s| !on_node || s.starts_with("Node"));
     message.or_else(|| final_state.cloned())
 }
 

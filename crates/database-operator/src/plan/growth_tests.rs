@@ -139,3 +139,18 @@ fn a_growth_that_fails_is_told_in_the_drivers_words() {
         }
     }
 }
+
+#[test]
+fn what_the_controller_said_is_over_when_only_the_node_is_left() {
+    let said = |types: [&str; 2], state: &str| {
+        let conditions = types.map(|t| json!({"type": t, "status": "True", "message": format!("about {t}")}));
+        let status = json!({"conditions": conditions, "allocatedResourceStatuses": {"storage": state}});
+        growing(&seen("2Gi", "1Gi", status), "d1", &size("2Gi"), 1).remove(0)
+    };
+    let rest = said(["ControllerResizeError", "FileSystemResizePending"], "ControllerResizeInfeasible");
+    assert_eq!((rest.on_node, rest.failure), (true, None));
+    let node = said(["NodeResizeError", "FileSystemResizePending"], "NodeResizePending");
+    assert_eq!(node.failure.as_deref(), Some("about NodeResizeError"));
+    let early = said(["ControllerResizeError", "Resizing"], "ControllerResizeInProgress");
+    assert_eq!(early.failure.as_deref(), Some("about ControllerResizeError"));
+}

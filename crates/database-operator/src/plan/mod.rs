@@ -13,6 +13,7 @@ pub mod rollout;
 pub mod secrets;
 pub mod services;
 pub mod stateful_set;
+mod step;
 pub mod trouble;
 pub mod volumes;
 
@@ -25,7 +26,7 @@ use crate::{
     observe::Observed,
     validate::{Invalid, Settings, ValidatedDatabase},
 };
-use children::{Write, change, must_wait};
+use children::{Write, change};
 use clones::GivenUp;
 use growth::{Ask, Growing};
 use holdfast_core::{
@@ -257,7 +258,7 @@ pub fn plan(
     plan.needs_live_view = matches!(&operation, Operation::Quiesced { token } if !answered(observed, token));
     if operation.stops() {
         // Whatever else may be wrong: who holds the Lease must get a quiet database.
-        plan.stateful_set = stop(observed);
+        plan.stateful_set = step::stop(observed);
     } else if !observed.database.spec.stopped {
         plan.facts.replicas = observed.database.spec.instances;
     }
@@ -294,7 +295,9 @@ fn carry_out(
     let status = observed.database.status.as_ref();
     let recorded =
         status.and_then(|s| s.durability.clone()).or_else(|| told.as_ref().map(|t| t.durability.clone()));
-    let running = live.and_then(|set| set.spec.as_ref()?.replicas).filter(|n| *n > 0);
+    let highest = observed.instances.iter().map(|i| i.ordinal + 1).max().unwrap_or(0);
+    // While the StatefulSet is made anew, its pods tell how many there were.
+    let running = live.map_or(Some(highest), |set| set.spec.as_ref()?.replicas).filter(|n| *n > 0);
     let decision = durability::decide(db, recorded.as_ref(), running);
     let archive = config_map::archive(db, observed.store.as_deref(), told.as_ref());
     let store = archive.as_ref().map(|a| a.store.clone());
@@ -319,7 +322,6 @@ fn carry_out(
     facts.config_hash = config.hash();
     facts.store_found = observed.store.is_some();
 
-    let highest = observed.instances.iter().map(|i| i.ordinal + 1).max().unwrap_or(0);
     let pods = decision.instances.max(highest).max(running.unwrap_or(0));
     let uid = db.uid.as_str();
     plan.service_account = change(rbac::service_account(db), observed.service_account.as_deref(), uid);
@@ -344,7 +346,23 @@ fn carry_out(
         }
     }
 
-    if !operation.stops() {
+    let kept =
+        stateful_set::kept(observed.instances.iter().filter(|i| !i.terminating).map(|i| i.pod.as_ref()));
+    let decided = stateful_set::Decided {
+        replicas: plan.facts.replicas,
+        data_set: &data_set.id,
+        history: &data_set.history,
+        store: store.as_ref(),
+        agent_image: &settings.agent_image,
+        kept: kept.as_ref(),
+    };
+    if operation.stops() {
+        if live.is_none() && !observed.instances.is_empty() {
+            // Pods whose StatefulSet is about to be made anew: only a StatefulSet can end them in an orderly way.
+            plan.needs_live_view = true;
+            plan.stateful_set = step::create(observed, db, decided);
+        }
+    } else {
         let asks = growth::asks(observed, &data_set.id, &db.size, decision.instances);
         let due: Vec<Ask> =
             asks.iter().filter(|ask| growth::due(ask, &observed.refusals, now)).cloned().collect();
@@ -352,18 +370,11 @@ fn carry_out(
         plan.facts.asks = asks;
         plan.facts.growing = growth::growing(observed, &data_set.id, &db.size, decision.instances);
         plan.give_up = clones::given_up(observed, now);
-        let decided = stateful_set::Decided {
-            replicas: plan.facts.replicas,
-            data_set: &data_set.id,
-            history: &data_set.history,
-            store: store.as_ref(),
-            agent_image: &settings.agent_image,
-        };
-        set_step(observed, db, decided, operation, plan);
+        step::decide(observed, db, decided, operation, plan);
         if let SetStep::Update(set) = &plan.stateful_set
             && db.spec.storage.replica_source == ReplicaSource::VolumeClone
         {
-            plan.clones = clones::wanted(observed, set, data_set);
+            plan.clones = clones::wanted(observed, set, data_set, &settings.agent_image);
             // A cache may not show a claim, or a replica, that is there: an instance that has begun must not get a clone.
             plan.needs_live_view |= !plan.clones.is_empty();
         }
@@ -382,90 +393,11 @@ fn carry_out(
     plan.facts.pending = plan.pending();
 }
 
-/// The step for the StatefulSet.
-fn set_step(
-    observed: &Observed,
-    db: &ValidatedDatabase,
-    decided: stateful_set::Decided<'_>,
-    operation: &Operation,
-    plan: &mut Plan,
-) {
-    let live = observed.stateful_set.as_deref();
-    if live.is_some_and(|set| must_wait(set, &db.uid)) {
-        plan.stateful_set = SetStep::Wait;
-        return;
-    }
-    let leftover = match operation {
-        Operation::Leftover(pods) => {
-            Some(format!("pods of an operation that still run beside the volumes: {}", pods.join(", ")))
-        }
-        _ => None,
-    };
-    let Some(live) = live else {
-        plan.needs_live_view = true;
-        match leftover {
-            // Where pods run already (the StatefulSet was deleted without them) nothing is started.
-            Some(why) if observed.instances.is_empty() => plan.facts.waiting = Some(why),
-            _ => plan.stateful_set = create(stateful_set::stateful_set(db, decided, None), &db.uid),
-        }
-        return;
-    };
-    let uid = live.uid().unwrap_or_default();
-    if stateful_set::data_set(live) != Some(decided.data_set) {
-        // Other volumes: nothing may run on the old ones any more when the new ones come into use.
-        plan.needs_live_view = true;
-        plan.stateful_set = match stop(observed) {
-            SetStep::Leave if quiesce::all_down(observed) => SetStep::Delete { uid, orphan: false },
-            step => step,
-        };
-        plan.facts.waiting = Some(format!("the change to data set {}", decided.data_set));
-        return;
-    }
-    let follow = growth::template_may_follow(&plan.facts.asks);
-    if stateful_set::template_bytes(live) != Some(db.size.bytes) && follow {
-        // Claim templates cannot change: the StatefulSet is made anew, and its pods run on.
-        plan.stateful_set = SetStep::Delete { uid, orphan: true };
-        return;
-    }
-    let starts = decided.replicas > 0 && live.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1) == 0;
-    if starts {
-        plan.needs_live_view = true;
-        if leftover.is_some() {
-            plan.facts.waiting = leftover;
-            return;
-        }
-    }
-    plan.stateful_set = match change(stateful_set::stateful_set(db, decided, Some(live)), Some(live), &db.uid)
-    {
-        Write::Nothing => SetStep::Leave,
-        Write::Wait => SetStep::Wait,
-        Write::Create(set) => SetStep::Create(Box::new(set)),
-        Write::Update(set) => SetStep::Update(Box::new(set)),
-    };
-}
-
-fn create(set: StatefulSet, uid: &str) -> SetStep {
-    match change(set, None, uid) {
-        Write::Create(set) => SetStep::Create(Box::new(set)),
-        _ => SetStep::Leave,
-    }
-}
-
 /// Whether status says already that the database is quiet for this token.
 fn answered(observed: &Observed, token: &str) -> bool {
     let conditions = observed.database.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
     conditions::find(conditions, conditions::types::QUIESCED)
         .is_some_and(|c| c.status == "True" && operation::message_has_token(&c.message, token))
-}
-
-/// Stops the pods, if they are not stopped.
-fn stop(observed: &Observed) -> SetStep {
-    match observed.stateful_set.as_deref() {
-        Some(set) if set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1) != 0 => {
-            SetStep::Stop { uid: set.uid().unwrap_or_default() }
-        }
-        _ => SetStep::Leave,
-    }
 }
 
 /// The Secrets cannot be read, so they are made sure of when a missing one would show: before the first pods, when the

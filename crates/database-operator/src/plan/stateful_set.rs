@@ -18,7 +18,7 @@ use k8s_openapi::{
         },
         core::v1::{
             Affinity, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-            LocalObjectReference, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec,
+            LocalObjectReference, ObjectFieldSelector, PersistentVolumeClaim, PersistentVolumeClaimSpec, Pod,
             PodAffinityTerm, PodAntiAffinity, PodSpec, PodTemplateSpec, Probe, TopologySpreadConstraint,
             Volume, VolumeResourceRequirements, WeightedPodAffinityTerm,
         },
@@ -49,23 +49,34 @@ pub struct Decided<'a> {
     pub store: Option<&'a holdfast_core::BackupStoreSpec>,
     /// Image of the agent that the operator was started with.
     pub agent_image: &'a str,
+    /// What the pods that run have, when no StatefulSet tells it.
+    pub kept: Option<&'a Kept>,
 }
 
 /// The StatefulSet wanted, given the one that is there.
 ///
 /// Images that the operator provides (the agent's, and the catalogue's) change only together with something else, so that an
-/// operator upgrade restarts no database. Volume claim templates cannot change in place: while the data set is the same the
+/// operator upgrade restarts no database. That holds for a StatefulSet that is made anew under running pods, too. Volume claim templates cannot change in place: while the data set is the same the
 /// live ones stay, word by word, and a change of size is a matter of its own (`plan`).
 pub fn stateful_set(db: &ValidatedDatabase, decided: Decided<'_>, live: Option<&StatefulSet>) -> StatefulSet {
     let name = db.name.as_str();
-    let restarted = db.restart.clone().or_else(|| template_annotation(live?, names::ANNOTATION_RESTARTED));
+    let before = match live {
+        Some(live) => template_annotation(live, names::ANNOTATION_RESTARTED),
+        None => decided.kept.and_then(|kept| kept.restarted.clone()),
+    };
+    let restarted = db.restart.clone().or(before);
     let build = |agent: &str, image: &str| pod_template(db, &decided, restarted.as_deref(), agent, image);
     let (given, provided) = match &db.image {
         Image::Given(image) => (image.as_str(), image.as_str()),
         Image::Catalogue(image) => ("", image.as_str()),
     };
     let mark = children::hash(&serde_json::to_value(build("", given)).unwrap_or_default());
-    let running = live.filter(|l| l.annotations().get(ANNOTATION_TEMPLATE) == Some(&mark)).and_then(images);
+    let running = match live {
+        Some(live) => {
+            Some(live).filter(|l| l.annotations().get(ANNOTATION_TEMPLATE) == Some(&mark)).and_then(images)
+        }
+        None => decided.kept.filter(|kept| kept.restarted == restarted).map(|kept| kept.images.clone()),
+    };
     let template = match (&running, given) {
         (Some(images), "") => build(&images.agent, &images.postgres),
         (Some(images), given) => build(&images.agent, given),
@@ -117,12 +128,34 @@ pub struct Images {
 
 /// Reads the images of a StatefulSet.
 pub fn images(set: &StatefulSet) -> Option<Images> {
-    let pod = set.spec.as_ref()?.template.spec.as_ref()?;
+    images_of(set.spec.as_ref()?.template.spec.as_ref()?)
+}
+
+fn images_of(pod: &PodSpec) -> Option<Images> {
     let image = |list: &[Container], name: &str| list.iter().find(|c| c.name == name)?.image.clone();
     Some(Images {
         agent: image(pod.init_containers.as_deref().unwrap_or_default(), "install-agent")?,
         postgres: image(&pod.containers, CONTAINER)?,
     })
+}
+
+/// What running pods were made from, as far as it is not to change without need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Their images.
+    pub images: Images,
+    /// The restart that was carried out last.
+    pub restarted: Option<String>,
+}
+
+/// Reads it from the pods, if they agree. When they do not, some are to be replaced anyhow.
+pub fn kept<'a>(mut pods: impl Iterator<Item = &'a Pod>) -> Option<Kept> {
+    let read = |pod: &Pod| {
+        let restarted = pod.annotations().get(names::ANNOTATION_RESTARTED).cloned();
+        Some(Kept { images: images_of(pod.spec.as_ref()?)?, restarted })
+    };
+    let first = read(pods.next()?)?;
+    pods.all(|pod| read(pod).as_ref() == Some(&first)).then_some(first)
 }
 
 /// The data set that a StatefulSet's pods mount.

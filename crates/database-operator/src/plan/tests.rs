@@ -6,7 +6,7 @@ use holdfast_core::{BackupStore, crd::database::DurabilityMode, ids, report::Rol
 use serde_json::json;
 use std::sync::Arc;
 
-fn made(observed: &Observed) -> Plan {
+pub(super) fn made(observed: &Observed) -> Plan {
     let valid = validate(&observed.database, &settings());
     plan(observed, valid.as_ref(), &settings(), now())
 }
@@ -18,7 +18,7 @@ fn take<K: Clone>(write: &Write<K>) -> K {
     }
 }
 
-fn set_of(plan: &Plan) -> StatefulSet {
+pub(super) fn set_of(plan: &Plan) -> StatefulSet {
     match &plan.stateful_set {
         SetStep::Create(set) | SetStep::Update(set) => (**set).clone(),
         other => panic!("{other:?}"),
@@ -30,7 +30,7 @@ fn config_of(plan: &Plan) -> AgentConfig {
 }
 
 /// Carries a plan out, as the API server, the StatefulSet controller and the agents would.
-fn carry_out(seen: &mut Observed, plan: &Plan) {
+pub(super) fn carry_out(seen: &mut Observed, plan: &Plan) {
     fn put<K: Clone>(slot: &mut Option<Arc<K>>, write: &Write<K>) {
         if let Write::Create(object) | Write::Update(object) = write {
             *slot = Some(Arc::new(object.clone()));
@@ -61,11 +61,17 @@ fn carry_out(seen: &mut Observed, plan: &Plan) {
             .collect();
         seen.instances = (0..replicas)
             .map(|i| {
-                instance(i, |r| {
+                let mut one = instance(i, |r| {
+                    r.volume = Some(Default::default());
                     r.role = if i == 0 { Role::Primary } else { Role::Replica };
                     r.streaming = (1..replicas).filter(|_| i == 0).map(|i| names::pod("orders", i)).collect();
                     r.system_identifier = "7501".into();
-                })
+                });
+                let template = set.spec.as_ref().unwrap().template.clone();
+                let pod = Arc::make_mut(&mut one.pod);
+                pod.annotations_mut().extend(template.metadata.unwrap().annotations.unwrap_or_default());
+                pod.spec = template.spec;
+                one
             })
             .collect();
         seen.stateful_set = Some(Arc::new(set));
@@ -90,7 +96,7 @@ fn scale_down(seen: &mut Observed) {
 }
 
 /// What is there when everything has been carried out.
-fn carried_out(extra: &str) -> Observed {
+pub(super) fn carried_out(extra: &str) -> Observed {
     let mut seen = observed(extra);
     for _ in 0..5 {
         let plan = made(&seen);

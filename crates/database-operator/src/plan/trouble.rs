@@ -59,7 +59,7 @@ pub fn questions(observed: &Observed, facts: &Facts, now: Timestamp) -> Vec<Ques
     questions.extend(facts.growing.iter().map(|one| Question {
         uid: one.uid.clone(),
         what: format!("volume claim {}", one.claim),
-        counts: Counts::Growth { since: one.since },
+        counts: Counts::Growth { since: one.since, on_node: one.on_node },
     }));
     questions
 }

@@ -192,7 +192,7 @@ fn a_growth_that_fails_is_asked_about_and_told() {
         ..growth::Growing::default()
     };
     let facts = Facts { growing: vec![growing], ..facts() };
-    assert_eq!(questions(&seen, &facts, now())[0].counts, Counts::Growth { since: None });
+    assert_eq!(questions(&seen, &facts, now())[0].counts, Counts::Growth { since: None, on_node: false });
     assert_eq!(diagnose(&seen, &facts, &BTreeMap::new(), now()), None, "more room is on its way");
     let words = Words { reason: "VolumeResizeFailed".into(), message: "rpc error: no room".into() };
     let problem = diagnose(&seen, &facts, &[("claim-0".to_string(), words)].into(), now()).unwrap();
