@@ -89,10 +89,14 @@ pub async fn full_disk(scene: Scene) -> Result<()> {
 
     fill(&db, "more").await?;
     disk_full(&db).await?;
-    // What the message tells a person to do.
-    let sql = db.app().await?;
-    sql.run("set default_transaction_read_only = off").await?;
-    sql.run("drop table more").await?;
+    // What the message tells a person to do. Who is quick enough to begin while the volume fills is still taken for a writer.
+    wait_for("a session to make room", seconds(30), || async {
+        let sql = db.app().await?;
+        sql.run("set default_transaction_read_only = off").await?;
+        sql.run("drop table if exists more").await?;
+        Ok(Seen::Yes(()))
+    })
+    .await?;
     writable(&db, "filler").await?;
     db.ready().await?;
     ensure!(db.count("kept").await? == 1000, "rows are missing");
