@@ -72,6 +72,18 @@ alive() { # NAME [RUN FOLDER]
   pid=$(cat "$where/$1.pid" 2>/dev/null) && grep -qzsxF "HOLDFAST_CLUSTER=$where" "/proc/$pid/environ"
 }
 
+# --- loop devices and mounts -----------------------------------------------------------------------------------
+
+# The loop devices of files below a folder. Names are read while their file systems are mounted: afterwards nothing tells whose they are.
+loops_below() { # FOLDER
+  local file back
+  for file in /sys/block/loop*/loop/backing_file; do
+    back=$(cat "$file" 2>/dev/null) || continue
+    case $back in "$1"/*) file=${file#/sys/block/} && echo "/dev/${file%%/*}" ;; esac
+  done
+}
+mounts_below() { awk -v folder="$1/" 'index($2, folder) == 1 {print $2}' /proc/mounts; } # FOLDER
+
 # --- certificates --------------------------------------------------------------------------------------------
 
 authority() { # FOLDER NAME: a certificate authority, ca.crt and ca.key

@@ -28,6 +28,8 @@ pub const LABEL_DATA_SET_STATE: &str = "holdfast.dev/data-set-state";
 pub const LABEL_SYSTEM_IDENTIFIER: &str = "holdfast.dev/system-identifier";
 /// Label of volumes: the archive history that the data set writes to.
 pub const LABEL_HISTORY: &str = "holdfast.dev/history";
+/// Annotation of the primary's Lease: what the agents agreed on, JSON of `holdfast_postgresql::failover::Record`.
+pub const ANNOTATION_RECORD: &str = "holdfast.dev/record";
 /// Annotation of a `current` volume: the data set that it replaces, which from then on counts as retired.
 pub const ANNOTATION_REPLACES: &str = "holdfast.dev/replaces";
 /// Label of pods that work under an operation: the token, which is the uid of the operation Lease.

@@ -236,7 +236,7 @@ fn essence(lease: &Lease) -> Option<u64> {
         lease.metadata.labels.as_ref(),
         lease.annotations().get(operation::ANNOTATION_MODE),
         // Whom commits wait for.
-        lease.annotations().get(status::commits::ANNOTATION_RECORD),
+        lease.annotations().get(names::ANNOTATION_RECORD),
         lease.metadata.uid.as_ref(),
         lease.metadata.deletion_timestamp.is_some(),
     )

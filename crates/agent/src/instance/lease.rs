@@ -21,9 +21,6 @@ use std::{
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
-/// Annotation with the whole record, JSON of `failover::Record`.
-pub const ANNOTATION_RECORD: &str = "holdfast.dev/record";
-
 /// The Lease that says this.
 pub fn to_lease(
     config: &AgentConfig,
@@ -47,7 +44,9 @@ pub fn to_lease(
             resource_version: previous.and_then(|p| p.metadata.resource_version.clone()),
             uid: previous.and_then(|p| p.metadata.uid.clone()),
             labels: Some(labels),
-            annotations: Some([(ANNOTATION_RECORD.to_string(), serde_json::to_string(record)?)].into()),
+            annotations: Some(
+                [(names::ANNOTATION_RECORD.to_string(), serde_json::to_string(record)?)].into(),
+            ),
             ..ObjectMeta::default()
         },
         spec: Some(LeaseSpec {
@@ -63,8 +62,9 @@ pub fn to_lease(
 
 /// What a Lease says. An unreadable record is an error, never an empty one: it must not look like a free Lease.
 pub fn to_record(lease: &Lease) -> anyhow::Result<Record> {
-    let text = lease.metadata.annotations.as_ref().and_then(|a| a.get(ANNOTATION_RECORD));
-    let text = text.ok_or_else(|| anyhow::anyhow!("the Lease carries no annotation {ANNOTATION_RECORD}"))?;
+    let text = lease.metadata.annotations.as_ref().and_then(|a| a.get(names::ANNOTATION_RECORD));
+    let text =
+        text.ok_or_else(|| anyhow::anyhow!("the Lease carries no annotation {}", names::ANNOTATION_RECORD))?;
     Ok(serde_json::from_str(text)?)
 }
 

@@ -9,8 +9,6 @@ use serde::Deserialize;
 
 /// Reason: the primary runs, and no commit ends.
 pub use holdfast_core::conditions::COMMITS_WAIT;
-/// Annotation of the primary's Lease: what the agents agreed on.
-pub const ANNOTATION_RECORD: &str = "holdfast.dev/record";
 
 /// What a Lease says about commits. Before the first standby has streamed it asks for none.
 #[derive(Deserialize, Default)]
@@ -21,7 +19,7 @@ struct Record {
 }
 
 fn record(lease: &Lease) -> Option<Record> {
-    serde_json::from_str(lease.annotations().get(ANNOTATION_RECORD)?).ok()
+    serde_json::from_str(lease.annotations().get(names::ANNOTATION_RECORD)?).ok()
 }
 
 /// Why no commit ends just now; none: they do, or nothing tells. A standby that only blinks looks the same for a moment.

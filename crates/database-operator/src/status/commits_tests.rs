@@ -23,7 +23,7 @@ fn seen(synchronous: &[&str], confirmations: i32, streaming: &[&str]) -> Observe
     seen.primary_lease = Some(Arc::new(
         serde_json::from_value(
             json!({"metadata": {"name": "orders-primary", "labels": {names::LABEL_DATA_SET: "d1"},
-            "annotations": {ANNOTATION_RECORD: record.to_string()}}, "spec": {"holderIdentity": "orders-0"}}),
+            "annotations": {names::ANNOTATION_RECORD: record.to_string()}}, "spec": {"holderIdentity": "orders-0"}}),
         )
         .unwrap(),
     ));
