@@ -1,7 +1,7 @@
 //! What every reconcile of this process is given.
 
 use crate::{cache::Caches, metrics::Results};
-use holdfast_runtime::events::Events;
+use holdfast_runtime::{events::Events, operator::Clock};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client, Resource, core::NamespaceResourceScope};
 use tokio::sync::Mutex;
@@ -24,10 +24,15 @@ pub struct Context {
     /// once do not both take the last place. One process leads, so a lock within it is enough.
     pub places: Mutex<()>,
     /// The clock.
-    pub now: fn() -> Timestamp,
+    pub clock: Clock,
 }
 
 impl Context {
+    /// The time of day.
+    pub fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
     /// The API of a kind in a namespace.
     pub fn api<K>(&self, namespace: &str) -> Api<K>
     where

@@ -20,11 +20,8 @@ mod watches;
 use cache::{Caches, Feed};
 use context::Context;
 use holdfast_core::{Backup, BackupSchedule, BackupStore, Database, names};
-use holdfast_runtime::operator::{Process, drive, setting};
-use k8s_openapi::{
-    api::{batch::v1::Job, coordination::v1::Lease},
-    jiff::Timestamp,
-};
+use holdfast_runtime::operator::{Process, drive};
+use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
 use kube::runtime::Controller;
 use std::sync::Arc;
 
@@ -34,15 +31,9 @@ pub const NAME: &str = "holdfast-backup-scheduler-operator";
 pub const CRDS: &[&str] =
     &["backupstores.holdfast.dev", "backups.holdfast.dev", "backupschedules.holdfast.dev"];
 
-/// Runs the controllers until the process is told to end. Returns early, which ends the process, if the environment does
-/// not name the agent's image, or metrics cannot be registered.
-pub async fn run(process: Process) {
-    let Some(agent_image) = setting("HOLDFAST_AGENT_IMAGE") else {
-        tracing::error!(
-            "HOLDFAST_AGENT_IMAGE is not set: set it to the image of the agent, which all workers run"
-        );
-        return;
-    };
+/// Runs the controllers until the process is told to end; workers run `agent_image`. Returns early, which ends the
+/// process, if metrics cannot be registered.
+pub async fn run(process: Process, agent_image: String) {
     let mut stores = Feed::<BackupStore>::new(process.api(), "");
     let mut backups = Feed::<Backup>::new(process.api(), "");
     let mut schedules = Feed::<BackupSchedule>::new(process.api(), "");
@@ -78,7 +69,7 @@ pub async fn run(process: Process) {
         leases: leases.start(&process, "leases"),
     };
     let registry = &process.metrics.registry;
-    let results = metrics::Schedules::register(registry, caches.schedules.clone(), Timestamp::now)
+    let results = metrics::Schedules::register(registry, caches.schedules.clone(), process.clock())
         .and_then(|()| metrics::Results::new(registry));
     let results = match results {
         Ok(results) => results,
@@ -97,7 +88,7 @@ pub async fn run(process: Process) {
         caches: caches.clone(),
         results,
         places: tokio::sync::Mutex::new(()),
-        now: Timestamp::now,
+        clock: process.clock(),
     });
 
     let (own, jobs) = for_stores;

@@ -5,6 +5,7 @@
 
 use crate::schedule::slots;
 use holdfast_core::BackupSchedule;
+use holdfast_runtime::operator::Clock;
 use k8s_openapi::jiff::Timestamp;
 use kube::{ResourceExt, runtime::reflector::Store};
 use prometheus::{
@@ -42,7 +43,7 @@ impl Results {
 /// The gauges of all schedules, from the cache.
 pub struct Schedules {
     cache: Store<BackupSchedule>,
-    now: fn() -> Timestamp,
+    now: Clock,
     families: Families,
 }
 
@@ -82,7 +83,7 @@ impl Schedules {
     pub fn register(
         registry: &Registry,
         cache: Store<BackupSchedule>,
-        now: fn() -> Timestamp,
+        now: Clock,
     ) -> Result<(), prometheus::Error> {
         registry.register(Box::new(Self { cache, now, families: Families::new()? }))
     }
@@ -163,7 +164,12 @@ mod tests {
     fn series_come_and_go_with_their_schedule() {
         let registry = Registry::new();
         let (cache, mut writer) = reflector::store::<BackupSchedule>();
-        Schedules::register(&registry, cache, || Timestamp::from_second(1_800_000_000).unwrap()).unwrap();
+        Schedules::register(
+            &registry,
+            cache,
+            std::sync::Arc::new(|| Timestamp::from_second(1_800_000_000).unwrap()),
+        )
+        .unwrap();
         Results::new(&registry).unwrap().ended(true);
         let text = || {
             let mut text = Vec::new();

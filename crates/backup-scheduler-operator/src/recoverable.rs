@@ -86,7 +86,7 @@ pub async fn reconcile(database: Arc<Database>, windows: Arc<Windows>) -> Result
     let backups = cache::filter(&ctx.caches.backups, &namespace, |b| b.spec.database_ref.name == name);
     let wanted = window(&database, backups.iter().map(AsRef::as_ref));
     let current = database.status.as_ref().and_then(|s| s.recoverable.as_ref());
-    let (uid, now) = (database.uid().unwrap_or_default(), (ctx.now)());
+    let (uid, now) = (database.uid().unwrap_or_default(), ctx.now());
     let written = windows.written.lock().unwrap_or_else(PoisonError::into_inner).get(&uid).copied();
     match decide(current, wanted.as_ref(), written, now) {
         Decision::Nothing => Ok(Action::await_change()),

@@ -333,7 +333,7 @@ fn key<K: Resource>(object: &K) -> Key {
 }
 
 async fn reconcile(database: Arc<Database>, context: Arc<Context>) -> Result<Action, Error> {
-    let now = Timestamp::now();
+    let now = context.process.now();
     let key = ObjectRef::from_obj(database.as_ref());
     let mut observed = observe::cached(&context.caches, database);
     remember(&context, &key, &mut observed, now);

@@ -7,10 +7,7 @@ use holdfast_core::{
     names::{self, managers},
 };
 use holdfast_runtime::apply as write;
-use k8s_openapi::{
-    api::{batch::v1::Job, coordination::v1::Lease, core::v1::PersistentVolumeClaim},
-    jiff::Timestamp,
-};
+use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease, core::v1::PersistentVolumeClaim};
 use kube::{
     Api, Resource, ResourceExt,
     api::{Patch, PatchParams, PropagationPolicy},
@@ -213,7 +210,7 @@ async fn report(
     };
     if turned(conditions::is_true) {
         let seconds = status.recovery_seconds.unwrap_or_default();
-        context.metrics.succeeded(namespace, target, seconds, Timestamp::now().as_second());
+        context.metrics.succeeded(namespace, target, seconds, context.process.now().as_second());
     } else if turned(conditions::is_false) {
         context.metrics.failed(namespace, target);
     }

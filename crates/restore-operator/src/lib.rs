@@ -14,13 +14,12 @@ pub mod validate;
 #[cfg(test)]
 mod tests;
 
-use crate::{metrics::RestoreMetrics, observe::Observed, plan::Step, validate::Settings};
+pub use validate::Settings;
+
+use crate::{metrics::RestoreMetrics, observe::Observed, plan::Step};
 use holdfast_core::{Database, Restore, names};
 use holdfast_runtime::operator::{self, Process};
-use k8s_openapi::{
-    api::{batch::v1::Job, coordination::v1::Lease, core::v1::PersistentVolumeClaim},
-    jiff::Timestamp,
-};
+use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease, core::v1::PersistentVolumeClaim};
 use kube::{
     Resource, ResourceExt,
     runtime::{
@@ -58,9 +57,8 @@ pub enum Error {
     Apply(#[from] apply::Error),
 }
 
-/// Runs the controller until the process ends. Fails when the environment lacks what it needs.
-pub async fn run(process: Process) {
-    let settings = Settings::from_environment();
+/// Runs the controller until the process ends.
+pub async fn run(process: Process, settings: Settings) {
     let metrics = match RestoreMetrics::register(&process.metrics.registry) {
         Ok(metrics) => metrics,
         Err(error) => {
@@ -123,7 +121,7 @@ async fn reconcile(restore: Arc<Restore>, context: Arc<Context>) -> Result<Actio
         let Some(observed) = Observed::read(&context, &restore).await? else {
             return Ok(Action::await_change());
         };
-        match plan::next_step(&context.settings, &observed, Timestamp::now())? {
+        match plan::next_step(&context.settings, &observed, context.process.now())? {
             Step::Done => return Ok(Action::await_change()),
             Step::Wait(after) => return Ok(Action::requeue(after)),
             step => apply::apply(&context, &observed, step).await?,

@@ -1,5 +1,6 @@
 //! The restore operator's process.
 
+use holdfast_restore_operator::{Settings, run};
 use holdfast_runtime::operator::{self, Setup};
 
 #[tokio::main]
@@ -8,5 +9,5 @@ async fn main() -> anyhow::Result<()> {
         name: "holdfast-restore-operator",
         crds: &["restores.holdfast.dev", "databases.holdfast.dev"],
     };
-    operator::run(setup, holdfast_restore_operator::run).await
+    operator::run(setup, |process| run(process, Settings::from_environment())).await
 }

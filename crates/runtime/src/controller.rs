@@ -11,12 +11,8 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use std::{
-    fmt::Debug,
-    future::Future,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt::Debug, future::Future, sync::Arc, time::Duration};
+use tokio::time::Instant;
 use tracing::Instrument;
 
 /// How long one reconcile may take.

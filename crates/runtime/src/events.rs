@@ -8,8 +8,9 @@ use kube::{
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// How long an event may take: it is news, not work.
 const DEADLINE: Duration = Duration::from_secs(5);

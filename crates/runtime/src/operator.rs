@@ -9,16 +9,24 @@ use crate::{
     telemetry,
 };
 use anyhow::{Context, anyhow};
+use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api, Client, Resource,
     core::NamespaceResourceScope,
     runtime::{Controller, controller::Action, watcher},
 };
 use serde::de::DeserializeOwned;
-use std::{fmt::Debug, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    fmt::Debug,
+    future::Future,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
+    task::JoinSet,
 };
 
 /// How long running reconciles may take to end after SIGTERM: less than a pod's usual 30 s of grace.
@@ -43,11 +51,82 @@ pub struct Process {
     pub events: Events,
     /// The one namespace to watch (`WATCH_NAMESPACE`); none: all.
     pub namespace: Option<String>,
+    clock: Clock,
     stop: watch::Receiver<bool>,
     failed: mpsc::UnboundedSender<String>,
+    tasks: Arc<Mutex<JoinSet<()>>>,
+}
+
+/// Where a process reads the time of day.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// The other end of a [`Process`], in the hands of whoever runs it. Dropping it ends the background tasks at once.
+pub struct Life {
+    stop: watch::Sender<bool>,
+    failures: mpsc::UnboundedReceiver<String>,
+    tasks: Arc<Mutex<JoinSet<()>>>,
+}
+
+impl Life {
+    /// Tells the process to end: running reconciles finish, nothing new begins.
+    pub fn stop(&self) {
+        // Receivers may be gone; then nobody is left to be told.
+        let _ = self.stop.send(true);
+    }
+
+    /// Waits until something that must run to the end has ended by itself, and says what.
+    pub async fn failed(&mut self) -> String {
+        match self.failures.recv().await {
+            Some(what) => what,
+            // No task is left that could fail.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+    }
 }
 
 impl Process {
+    /// A process named `component` whose controllers watch `namespace`, or all. [`run`] makes one of a pod's environment.
+    ///
+    /// Errors: none in practice; a metric registered twice.
+    pub fn new(
+        client: Client,
+        component: &'static str,
+        identity: &str,
+        namespace: Option<String>,
+        clock: Clock,
+    ) -> Result<(Self, Life), prometheus::Error> {
+        let (stop, stopping) = watch::channel(false);
+        let (failed, failures) = mpsc::unbounded_channel();
+        let tasks = Arc::<Mutex<JoinSet<()>>>::default();
+        let process = Self {
+            events: Events::new(client.clone(), component, Some(identity.into())),
+            metrics: Arc::new(Metrics::new(component)?),
+            client,
+            namespace,
+            clock,
+            stop: stopping,
+            failed,
+            tasks: Arc::clone(&tasks),
+        };
+        Ok((process, Life { stop, failures, tasks }))
+    }
+
+    /// The time of day. Decisions are handed it; only edges ask.
+    pub fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    /// Where the time of day is read, for those who read it later.
+    pub fn clock(&self) -> Clock {
+        Arc::clone(&self.clock)
+    }
+
     /// For listing and watching: all namespaces, or the one to watch.
     pub fn api<K>(&self) -> Api<K>
     where
@@ -71,7 +150,8 @@ impl Process {
     /// Runs a task beside the controllers. It must run until the process ends: if it ends earlier, so does the process.
     pub fn background(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let process = self.clone();
-        tokio::spawn(async move {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.spawn(async move {
             task.await;
             process.ended(&format!("background task {name}"));
         });
@@ -119,19 +199,13 @@ where
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let client = client::connect().await?;
-    let metrics = Arc::new(Metrics::new(setup.name).context("cannot register the metrics")?);
     let health = Arc::new(Health::default());
     let identity = identity();
-    let (stop, stopping) = watch::channel(false);
-    let (failed, mut failures) = mpsc::unbounded_channel();
-    let process = Process {
-        client: client.clone(),
-        metrics: Arc::clone(&metrics),
-        events: Events::new(client.clone(), setup.name, Some(identity.clone())),
-        namespace: setting("WATCH_NAMESPACE"),
-        stop: stopping,
-        failed,
-    };
+    let namespace = setting("WATCH_NAMESPACE");
+    let clock: Clock = Arc::new(Timestamp::now);
+    let (process, mut life) = Process::new(client.clone(), setup.name, &identity, namespace, clock)
+        .context("cannot register the metrics")?;
+    let metrics = Arc::clone(&process.metrics);
     let listener = health::listen().await?;
     process.background("http server", health::serve(listener, Arc::clone(&health), Arc::clone(&metrics)));
     process.background(
@@ -159,7 +233,7 @@ where
             tracing::info!("stopping before leading");
             return Ok(());
         }
-        Some(what) = failures.recv() => return Err(anyhow!(what)),
+        what = life.failed() => return Err(anyhow!(what)),
     };
     health.role(Role::Leading);
     metrics.leading(true);
@@ -176,7 +250,7 @@ where
             tracing::error!(error = %lost, "ending");
             std::process::exit(1);
         }
-        Some(what) = failures.recv() => {
+        what = life.failed() => {
             drop(work);
             elector.release(held).await;
             return Err(anyhow!(what));
@@ -186,8 +260,7 @@ where
 
     tracing::info!("stopping: running reconciles may finish");
     health.role(Role::Stopping);
-    // Receivers may be gone; then nobody is left to be told.
-    let _ = stop.send(true);
+    life.stop();
     tokio::select! {
         () = &mut work => {}
         lost = elector.hold(&mut held) => {

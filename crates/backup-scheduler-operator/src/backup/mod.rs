@@ -47,7 +47,7 @@ pub fn succeeded(backup: &Backup) -> bool {
 
 /// Brings one Backup a step further. Asks the API server for nothing while there is nothing to do.
 pub async fn reconcile(backup: Arc<Backup>, ctx: Arc<Context>) -> Result<Action, Error> {
-    let now = (ctx.now)();
+    let now = ctx.now();
     let cached = observe::cached(&ctx, backup, now).await?;
     let step = plan::next_step(&cached, now);
     if let Some(rest) = step.is_rest()
@@ -58,7 +58,7 @@ pub async fn reconcile(backup: Arc<Backup>, ctx: Arc<Context>) -> Result<Action,
     // Counting a store's places and taking one must not interleave with another Backup's doing so.
     let mut place = None;
     for _ in 0..STEPS {
-        let now = (ctx.now)();
+        let now = ctx.now();
         // The cache may be old: what is written rests on what is there now.
         let Some(observed) = observe::live(&ctx, &cached.backup, now).await? else {
             return Ok(Action::await_change());

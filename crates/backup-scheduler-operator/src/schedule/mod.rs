@@ -31,7 +31,7 @@ pub enum Error {
 
 /// Brings one BackupSchedule a step further. Asks the API server for nothing while there is nothing to do.
 pub async fn reconcile(schedule: Arc<BackupSchedule>, ctx: Arc<Context>) -> Result<Action, Error> {
-    let now = (ctx.now)();
+    let now = ctx.now();
     if schedule.metadata.deletion_timestamp.is_some() {
         apply::let_go(&ctx, &schedule, now).await?;
         return Ok(Action::await_change());

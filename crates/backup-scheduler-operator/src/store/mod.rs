@@ -29,7 +29,7 @@ pub async fn reconcile(store: Arc<BackupStore>, ctx: Arc<Context>) -> Result<Act
     if store.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let now = (ctx.now)();
+    let now = ctx.now();
     let cached = observe::cached(&ctx, store, now).await?;
     let plan = plan::plan(&cached, now);
     if plan.is_nothing(&cached) {
