@@ -20,8 +20,9 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// A Lease whose record has not changed for so long may be taken.
 pub const DURATION: Duration = Duration::from_secs(15);
@@ -232,6 +233,8 @@ impl Elector {
     /// Renews until that fails for too long or another one has it: work must stop at once then.
     pub async fn hold(&self, held: &mut Held) -> Lost {
         let mut cause = String::from("no attempt yet");
+        // The newest renewal without an answer: what it wrote, and when it was sent.
+        let mut unanswered: Option<(Option<i64>, Instant)> = None;
         loop {
             // Never beyond the deadline, whatever a request does.
             let left = RENEW_DEADLINE.saturating_sub(held.since.elapsed());
@@ -243,6 +246,7 @@ impl Elector {
             let sent = Instant::now();
             let wanted = claim(Some(&held.lease), &self.name, &self.identity, Timestamp::now());
             let params = PostParams::default();
+            let renewal = renewed_at(&wanted);
             let attempt = limited(self.api.replace(&self.name, &params, &wanted));
             match tokio::time::timeout(left, attempt).await {
                 Ok(Ok(lease)) => {
@@ -263,6 +267,12 @@ impl Elector {
                             if holder != self.identity {
                                 return Lost::Taken { name: self.name.clone(), holder };
                             }
+                            // It landed after all, and it landed after it was sent.
+                            let seen = renewed_at(&lease);
+                            if let Some((_, sent)) = unanswered.take().filter(|(wrote, _)| *wrote == seen) {
+                                held.since = sent;
+                                held.watchdog.extend(sent);
+                            }
                             held.lease = lease;
                         }
                         Ok(Ok(None)) => {
@@ -273,10 +283,14 @@ impl Elector {
                     }
                 }
                 Ok(Err(error)) => {
+                    unanswered = Some((renewal, sent));
                     cause = telemetry::chain(&error);
                     tracing::warn!(lease = self.name, error = cause, "cannot renew the leader Lease");
                 }
-                Err(_) => cause = "no answer".into(),
+                Err(_) => {
+                    unanswered = Some((renewal, sent));
+                    cause = "no answer".into();
+                }
             }
         }
     }
@@ -297,21 +311,28 @@ impl Elector {
     }
 }
 
+/// When a Lease was renewed, in the microseconds that the API keeps.
+fn renewed_at(lease: &Lease) -> Option<i64> {
+    Some(lease.spec.as_ref()?.renew_time.as_ref()?.0.as_microsecond())
+}
+
 async fn limited<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
     apply::within(REQUEST, call).await
 }
 
 /// A thread that ends the process when the Lease was not renewed in time: also when the runtime itself is stuck, or the
 /// process was frozen and thawed, where no timer of the runtime can be trusted to fire before other work goes on.
+///
+/// It counts on the operating system's clock, which nothing in the process can stop.
 struct Watchdog {
-    origin: Instant,
+    origin: std::time::Instant,
     /// Milliseconds after `origin` at which to end the process; 0: never.
     deadline: Arc<AtomicU64>,
 }
 
 impl Watchdog {
     fn start(since: Instant) -> Self {
-        let watchdog = Self { origin: since, deadline: Arc::default() };
+        let watchdog = Self { origin: std::time::Instant::now(), deadline: Arc::default() };
         watchdog.extend(since);
         let (origin, deadline) = (watchdog.origin, Arc::clone(&watchdog.deadline));
         std::thread::spawn(move || {
@@ -331,7 +352,7 @@ impl Watchdog {
     }
 
     fn extend(&self, since: Instant) {
-        let limit = since.saturating_duration_since(self.origin) + WATCHDOG;
+        let limit = (self.origin.elapsed() + WATCHDOG).saturating_sub(since.elapsed());
         self.deadline.store(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX), Ordering::Release);
     }
 }
