@@ -127,7 +127,7 @@ pub struct View {
     pub holder_terminated: bool,
     /// Answers to this member's call for votes; empty before it called.
     pub votes: Vec<Vote>,
-    /// The highest term that this member knows of by its promises: what is left to go by when the Lease was deleted.
+    /// The highest term that this member knows of by its promises.
     pub promised: u64,
     /// It called for votes in this round, and everybody answered or was given time to.
     pub polled: bool,
@@ -159,9 +159,10 @@ pub enum Action {
 }
 
 impl View {
-    /// The term that a takeover begins, or a call for votes is about.
+    /// The term that a takeover begins, or a call for votes is about. Above every promise that this member knows of, not only
+    /// above the Lease's: peers that promised a higher one in a call that came to nothing would never answer it.
     pub fn next_term(&self) -> u64 {
-        self.lease.as_ref().map_or(self.promised, |r| r.term) + 1
+        self.lease.as_ref().map_or(0, |r| r.term).max(self.promised) + 1
     }
 }
 
@@ -472,6 +473,24 @@ mod tests {
         {
             assert!(matches!(decide(&View { votes: vec![bad], ..alone.clone() }), Action::Wait(_)));
         }
+    }
+
+    #[test]
+    fn promises_that_came_to_nothing_do_not_stand_in_the_way() {
+        // Three called one after another before there was a Lease; the first one's term, 1, took it. All promised 3 since.
+        let mut view = View { promised: 3, polled: true, ..view("orders-1") };
+        if let Some(lease) = &mut view.lease {
+            lease.term = 1;
+        }
+        assert_eq!(view.next_term(), 4, "term 2 is one that nobody would answer");
+        view.votes = vec![Vote { term: 4, ..vote("orders-2", 500) }];
+        let Action::Take(taken) = decide(&view) else { panic!("{:?}", decide(&view)) };
+        assert_eq!(taken.term, 4);
+        assert_eq!(
+            View { promised: 2, ..super::tests::view("orders-1") }.next_term(),
+            5,
+            "the Lease's own counts, too"
+        );
     }
 
     #[test]

@@ -79,7 +79,12 @@ where
     };
     match bounded(api.delete(name, &params)).await {
         Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(false),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
+        // Another one bears the name, or somebody was in the way: only the first is as good as done.
+        Err(kube::Error::Api(status)) if status.is_conflict() => match bounded(api.get_opt(name)).await? {
+            Some(there) if there.meta().uid.as_deref() == Some(uid) => Err(kube::Error::Api(status)),
+            _ => Ok(false),
+        },
         Err(error) => Err(error),
     }
 }
