@@ -24,6 +24,8 @@ export CLUSTER NODES
 # The cluster's kubectl, and tools that were installed for this project alone.
 export PATH := $(CACHE)/bin:$(PATH)
 # Evaluated when a recipe runs, not when make starts: the cluster may not be there yet.
+# Optimised: a simulated cluster is mostly JSON.
+SWEEP = $(TARGET_DIR)/release/holdfast-sweep
 E2E = KUBECONFIG="$$(e2e/cluster/kubeconfig)" $(CARGO) run --quiet --package holdfast-e2e --bin
 
 ##@ See it run
@@ -86,6 +88,20 @@ deny: ## Licences, banned crates and sources of the dependencies (cargo-deny, in
 unit: ## Unit and property tests: no cluster needed
 	$(CARGO) test --workspace --no-fail-fast
 
+.PHONY: sweep
+sweep: ## The operators on an in-memory cluster, killed at every write; programming faults seeded and caught; hostile specs
+	$(CARGO) build --release --package holdfast-sweep
+	$(SWEEP)
+	$(SWEEP) --seeded
+	$(SWEEP) hostile --moment rest --every 12
+
+.PHONY: sweep-all
+sweep-all: ## Every plan of the sweep and every hostile spec: hours
+	$(CARGO) build --release --package holdfast-sweep
+	$(SWEEP) --sample 0 --pairs 200
+	$(SWEEP) --seeded
+	$(SWEEP) hostile
+
 .PHONY: api-test
 api-test: cluster-up ## Tests that need only the API server
 	$(E2E) api-tests
@@ -102,10 +118,17 @@ e2e: deploy ## Tests on the whole cluster: all, or TEST=name; JOBS=N at once; AG
 bench-ready: deploy ## Measure how long a new database takes to be ready
 	$(E2E) bench-ready
 
+.PHONY: bench-operators
+bench-operators: ## Measure the operators at scale, at an API server of their own; half an hour, with QUICK=1 five minutes
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --target $(TARGET) $(OPERATORS:%=--package holdfast-%)
+	$(CARGO) build --quiet --package holdfast-e2e --bin bench-operators
+	e2e/cluster/bare $(OPERATORS:%=-s holdfast-system/%) $(TARGET_DIR)/debug/bench-operators $(if $(QUICK),--quick) \
+	  $(TARGET_DIR)/$(TARGET)/release
+
 .PHONY: clean
 clean: cluster-down ## End the cluster and remove what cargo built; the cache of cluster parts stays
 	cargo clean
 
 .PHONY: help
 help: ## This list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile

@@ -3,6 +3,7 @@
 //! Tests read Secrets and delete pods, as an administrator could; the operators under test cannot.
 
 pub mod api;
+pub mod bench;
 pub mod client_pod;
 pub mod cluster;
 pub mod database;

@@ -15,6 +15,8 @@ pub struct On {
     pub name: String,
     /// Only this subresource, such as `status`.
     pub subresource: String,
+    /// Only the object itself, no subresource.
+    pub main: bool,
 }
 
 impl On {
@@ -47,6 +49,20 @@ impl On {
         self
     }
 
+    /// Only the object itself, no subresource.
+    #[must_use]
+    pub fn main(mut self) -> Self {
+        self.main = true;
+        self
+    }
+
+    /// Only a subresource.
+    #[must_use]
+    pub fn subresource(mut self, name: &str) -> Self {
+        self.subresource = name.into();
+        self
+    }
+
     pub(crate) fn matches(&self, incoming: &Incoming, resource: &str, counted: bool) -> bool {
         let target = &incoming.target;
         let is = |wanted: &str, given: &str| wanted.is_empty() || wanted == given;
@@ -55,6 +71,7 @@ impl On {
             && is(&self.resource, resource)
             && is(&self.name, &target.name)
             && is(&self.subresource, &target.subresource)
+            && (!self.main || target.subresource.is_empty())
     }
 }
 

@@ -59,6 +59,10 @@ impl State {
     fn look(&mut self, key: &Key) -> usize {
         // Gone by an earlier look of this step.
         let Some(object) = self.store.get(key).cloned() else { return 0 };
+        // Events have owners in name only: the collector does not look at them.
+        if !self.kinds[key.kind].collected {
+            return 0;
+        }
         let going = object["metadata"].get("deletionTimestamp").is_some();
         let has = |which: &str| finalizers(&object).iter().any(|f| f == which);
         if going && has(ORPHAN) {
@@ -149,11 +153,12 @@ impl State {
 
     fn dependents(&self, uid: &str) -> Vec<(Key, Arc<Value>)> {
         let keys = self.store.keys().into_iter();
-        keys.filter_map(|key| {
-            let object = self.store.get(&key)?;
-            references(object).any(|r| r["uid"] == uid).then(|| (key.clone(), Arc::clone(object)))
-        })
-        .collect()
+        keys.filter(|key| self.kinds[key.kind].collected)
+            .filter_map(|key| {
+                let object = self.store.get(&key)?;
+                references(object).any(|r| r["uid"] == uid).then(|| (key.clone(), Arc::clone(object)))
+            })
+            .collect()
     }
 
     fn disown(&mut self, key: &Key, object: &Arc<Value>, uids: &[&str]) -> usize {
@@ -192,7 +197,16 @@ impl State {
             let used = pods.iter().any(|((there, _), pod)| {
                 *there == namespace && pod["spec"].get("nodeName").is_some() && names(pod, &name)
             });
-            if claim["metadata"].get("deletionTimestamp").is_some() && held && !used {
+            let going = claim["metadata"].get("deletionTimestamp").is_some();
+            if !going && !held {
+                // Somebody took it off.
+                let mut all = finalizers(&claim);
+                all.push(PROTECTION.into());
+                let key = Key { kind: claims, namespace, name };
+                written += self.merge(CLAIMS, &key, &claim, json!({ "finalizers": all }));
+                continue;
+            }
+            if going && held && !used {
                 let others: Vec<String> =
                     finalizers(&claim).into_iter().filter(|f| f != PROTECTION).collect();
                 let key = Key { kind: claims, namespace, name };
@@ -260,6 +274,7 @@ impl State {
             who: who.into(),
             code,
             changed: self.store.revision != before,
+            revision: self.store.revision,
         });
         1
     }

@@ -2,7 +2,7 @@
 
 use crate::schema::Custom;
 use k8s_openapi::api::{
-    apps::v1::StatefulSet,
+    apps::v1::{ControllerRevision, StatefulSet},
     batch::v1::Job,
     coordination::v1::Lease,
     core::v1::{
@@ -76,6 +76,11 @@ impl Kind {
     /// `group/version`, or the version alone in the core group.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// `group/version`, with the slash also in the core group: as Go writes it.
+    pub(crate) fn gvk_version(&self) -> String {
+        format!("{}/{}", self.group, self.version)
     }
 
     /// Whether it comes from a CustomResourceDefinition.
@@ -186,13 +191,14 @@ pub(crate) fn builtin() -> Vec<Kind> {
             "persistentvolumes",
             "PersistentVolume",
         )))),
-        returned(with_status(Kind::of::<Service>("", "v1", "services", "Service"))),
+        Kind {
+            create_on_update: true,
+            selectable: &["spec.clusterIP", "spec.type"],
+            ..returned(with_status(Kind::of::<Service>("", "v1", "services", "Service")))
+        },
         Kind::of::<ConfigMap>("", "v1", "configmaps", "ConfigMap"),
         Kind { selectable: &["type"], ..Kind::of::<Secret>("", "v1", "secrets", "Secret") },
-        Kind {
-            unconditional_update: false,
-            ..returned(Kind::of::<ServiceAccount>("", "v1", "serviceaccounts", "ServiceAccount"))
-        },
+        returned(Kind::of::<ServiceAccount>("", "v1", "serviceaccounts", "ServiceAccount")),
         Kind {
             selectable: &["spec.unschedulable"],
             ..cluster(with_status(Kind::of::<Node>("", "v1", "nodes", "Node")))
@@ -228,5 +234,6 @@ pub(crate) fn builtin() -> Vec<Kind> {
             "ClusterRoleBinding",
         ))),
         cluster(returned(Kind::of::<StorageClass>("storage.k8s.io", "v1", "storageclasses", "StorageClass"))),
+        Kind::of::<ControllerRevision>("apps", "v1", "controllerrevisions", "ControllerRevision"),
     ]
 }

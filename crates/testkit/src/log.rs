@@ -38,6 +38,8 @@ pub struct Write {
     pub code: u16,
     /// Whether anything was different afterwards.
     pub changed: bool,
+    /// The server's revision afterwards.
+    pub revision: u64,
 }
 
 impl std::fmt::Display for Write {

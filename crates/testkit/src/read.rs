@@ -5,7 +5,7 @@ use crate::{
     path::Target,
     rest::{State, meta},
     selector::Selector,
-    status::Refusal,
+    status::{Fault, Refusal},
     store::{Key, Objects},
 };
 use serde_json::{Value, json};
@@ -33,17 +33,7 @@ pub(crate) fn is_true(query: &Query, name: &str) -> bool {
 /// The selectors of a request. Errors: they cannot be read, or the kind has no such field.
 pub(crate) fn selector(kind: &Kind, query: &Query) -> Result<Selector, Refusal> {
     let (labels, fields) = (param(query, "labelSelector"), param(query, "fieldSelector"));
-    Selector::parse(kind, labels, fields).map_err(|why| {
-        if why.starts_with("field label") {
-            Refusal::bad_request(format!(
-                "Unable to find \"{}, Resource={}\" that match label selector \"{labels}\", field selector \"{fields}\": {why}",
-                if kind.group.is_empty() { format!("/{}", kind.version) } else { kind.api_version() },
-                kind.plural
-            ))
-        } else {
-            Refusal::bad_request(why)
-        }
-    })
+    Selector::parse(kind, labels, fields).map_err(Refusal::bad_request)
 }
 
 /// Reads a resourceVersion. Errors: it is no number.
@@ -61,6 +51,14 @@ pub(crate) fn revision(text: &str) -> Result<Option<u64>, Refusal> {
 /// Only what PartialObjectMetadata has.
 pub(crate) fn metadata_only(object: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
+}
+
+/// Items of typed lists do not repeat what the list says.
+pub(crate) fn as_item(kind: &Kind, item: &mut Value) {
+    if let Some(fields) = item.as_object_mut().filter(|_| !kind.is_custom()) {
+        fields.remove("apiVersion");
+        fields.remove("kind");
+    }
 }
 
 pub(crate) fn too_large(wanted: u64, current: u64) -> Refusal {
@@ -106,6 +104,12 @@ impl State {
         metadata: bool,
     ) -> Result<Value, Refusal> {
         let kind = &self.kinds[index];
+        Selector::parse(kind, param(query, "labelSelector"), "").map_err(Refusal::bad_request)?;
+        if param(query, "resourceVersion").is_empty() && !param(query, "resourceVersionMatch").is_empty() {
+            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            let fault = Fault::forbidden("resourceVersionMatch", why);
+            return Err(Refusal::invalid_options("ListOptions", &fault));
+        }
         let selector = selector(kind, query)?;
         let newest = self.store.revision;
         let cache = sight.cache.unwrap_or(newest).min(newest);
@@ -127,10 +131,10 @@ impl State {
             at
         } else {
             match (asked, param(query, "resourceVersionMatch")) {
-                (Some(0) | None, "Exact") => {
-                    return Err(Refusal::bad_request(
-                        "resourceVersionMatch Exact is forbidden without a resourceVersion other than 0",
-                    ));
+                (Some(0), "Exact") => {
+                    let why = "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"";
+                    let fault = Fault::forbidden("resourceVersionMatch", why);
+                    return Err(Refusal::invalid_options("ListOptions", &fault));
                 }
                 (Some(exact), "Exact") if exact < self.store.compacted => {
                     return Err(Refusal::expired("The resourceVersion for the provided list is too old."));
@@ -151,29 +155,38 @@ impl State {
             return Err(Refusal::expired("The resourceVersion for the provided list is too old."));
         }
         let objects = self.store.all_at(self.home(index), at);
-        let mut items = self.matching(index, &objects, &target.namespace, &selector);
         let place = |object: &Value| format!("{}/{}", meta(object, "namespace"), meta(object, "name"));
-        if let Some(start) = start {
-            items.retain(|object| place(object) >= start);
+        let here = |object: &&std::sync::Arc<Value>| {
+            selector.name().is_none_or(|name| meta(object, "name") == name)
+                && (target.namespace.is_empty() || meta(object, "namespace") == target.namespace)
+                && start.as_ref().is_none_or(|start| place(object) >= *start)
+        };
+        let mut rest = objects.values().filter(here).peekable();
+        let mut items = Vec::new();
+        while let Some(object) = rest.next_if(|_| !limited || items.len() < limit) {
+            let object = self.shown(index, object);
+            if selector.matches(&object) {
+                items.push(object);
+            }
         }
         let mut list_meta = json!({ "resourceVersion": at.to_string() });
-        if limited && items.len() > limit {
-            let next = json!({"v": "meta.k8s.io/v1", "rv": at, "start": place(&items[limit])});
+        if kind.is_custom() {
+            // Lists of these are not typed: what others omit is written.
+            list_meta["continue"] = "".into();
+        }
+        // There is a next page when there is anything behind this one, whether it will be selected or not.
+        if let Some(first) = rest.peek() {
+            let next = json!({"v": "meta.k8s.io/v1", "rv": at, "start": place(first)});
             list_meta["continue"] = next.to_string().into();
             if selector.is_empty() {
-                list_meta["remainingItemCount"] = (items.len() - limit).into();
+                list_meta["remainingItemCount"] = rest.count().into();
             }
-            items.truncate(limit);
         }
         for item in &mut items {
             if metadata {
                 *item = metadata_only(item);
-            } else if !kind.is_custom()
-                && let Some(fields) = item.as_object_mut()
-            {
-                // Items of typed lists do not repeat what the list says.
-                fields.remove("apiVersion");
-                fields.remove("kind");
+            } else {
+                as_item(kind, item);
             }
         }
         let (list_kind, api_version) = if metadata {

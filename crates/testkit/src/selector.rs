@@ -36,7 +36,7 @@ impl Selector {
             let known =
                 ["metadata.name", "metadata.namespace"].contains(&field) || kind.selectable.contains(&field);
             if !known {
-                return Err(format!("field label not supported: {field}"));
+                return Err(unknown(kind, field));
             }
             rules.push((field.to_string(), equal, value.to_string()));
         }
@@ -47,9 +47,27 @@ impl Selector {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
+    /// The only name that it selects, if there is one.
+    pub fn name(&self) -> Option<&str> {
+        let by_name = |(field, equal, _): &&(String, bool, String)| field == "metadata.name" && *equal;
+        self.fields.iter().find(by_name).map(|(_, _, name)| name.as_str())
+    }
+
     pub fn matches(&self, object: &Value) -> bool {
         self.labels.iter().all(|rule| rule.matches(object))
             && self.fields.iter().all(|(field, equal, value)| (field_of(object, field) == *value) == *equal)
+    }
+}
+
+/// How a kind says that it does not know a field: each has its own words.
+fn unknown(kind: &Kind, field: &str) -> String {
+    let own = ["Pod", "Node", "Event", "Namespace", "Secret", "Service"].contains(&kind.kind.as_str());
+    if kind.kind == "Job" {
+        format!("field label {field:?} not supported for Job")
+    } else if own || kind.is_custom() {
+        format!("field label not supported: {field}")
+    } else {
+        format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
     }
 }
 
@@ -89,7 +107,19 @@ fn split(selector: &str) -> Vec<String> {
 }
 
 fn label_rule(rule: &str) -> Result<LabelRule, String> {
-    let wrong = || format!("unable to parse requirement: {rule:?}");
+    let wrong = || {
+        // Said as the parser of Kubernetes does where it stumbles first.
+        let mut words = rule.split_whitespace().skip(1);
+        match (words.next(), words.next()) {
+            (Some("in" | "notin"), next) if !next.unwrap_or_default().starts_with('(') => {
+                format!("unable to parse requirement: found '{}' expected: '('", next.unwrap_or_default())
+            }
+            (Some(other), _) => format!(
+                "unable to parse requirement: found '{other}', expected: in, notin, =, ==, !=, gt, lt"
+            ),
+            _ => format!("unable to parse requirement: {rule:?}"),
+        }
+    };
     let list = |text: &str| -> Result<Vec<String>, String> {
         let inner = text.trim().strip_prefix('(').and_then(|t| t.strip_suffix(')')).ok_or_else(wrong)?;
         Ok(inner.split(',').map(|v| v.trim().to_string()).collect())
@@ -183,7 +213,7 @@ mod tests {
         let maps = kinds.iter().find(|k| k.kind == "ConfigMap").unwrap();
         assert_eq!(
             Selector::parse(maps, "", "status.phase=x").unwrap_err(),
-            "field label not supported: status.phase"
+            "\"status.phase\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
         );
     }
 }

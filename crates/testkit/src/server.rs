@@ -21,7 +21,7 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -38,6 +38,10 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Moves whenever a watch may have something new to see.
     pub changed: tokio::sync::watch::Sender<u64>,
+    /// The same for each kind that was ever watched: a write wakes few.
+    by_kind: Mutex<BTreeMap<usize, tokio::sync::watch::Sender<u64>>>,
+    /// The revision up to which watches were woken.
+    announced: Mutex<u64>,
 }
 
 impl Shared {
@@ -46,8 +50,40 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Says that something was written: watches of what was written wake up, and whoever looks at all.
     pub fn wake(&self) {
+        let news = {
+            let state = self.state();
+            let mut announced = self.announced.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = std::mem::replace(&mut *announced, state.store.revision);
+            let kinds = || state.store.since(last).iter().map(|c| c.key.kind).collect::<BTreeSet<_>>();
+            (last >= state.store.compacted).then(kinds)
+        };
+        match news {
+            Some(kinds) => {
+                let by_kind = self.by_kind.lock().unwrap_or_else(PoisonError::into_inner);
+                for sender in kinds.iter().filter_map(|kind| by_kind.get(kind)) {
+                    sender.send_modify(|n| *n += 1);
+                }
+                drop(by_kind);
+                self.changed.send_modify(|n| *n += 1);
+            }
+            None => self.wake_all(),
+        }
+    }
+
+    /// Wakes every watch: what it may see has changed, though nothing was written.
+    pub fn wake_all(&self) {
+        let by_kind = self.by_kind.lock().unwrap_or_else(PoisonError::into_inner);
+        by_kind.values().for_each(|sender| sender.send_modify(|n| *n += 1));
+        drop(by_kind);
         self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Moves whenever a watch of this kind may have something new to see.
+    pub fn of_kind(&self, kind: usize) -> tokio::sync::watch::Receiver<u64> {
+        let mut by_kind = self.by_kind.lock().unwrap_or_else(PoisonError::into_inner);
+        by_kind.entry(kind).or_insert_with(|| tokio::sync::watch::Sender::new(0)).subscribe()
     }
 }
 
@@ -130,6 +166,21 @@ impl Incoming {
 }
 
 impl Server {
+    /// Objects that a second writer changed ([`crate::Fault::SecondWriter`]) and whose mark of it somebody has taken away: a write
+    /// that overwrote what it did not know.
+    pub fn overwritten(&self) -> Vec<String> {
+        let state = self.shared.state();
+        let mut lost = Vec::new();
+        for key in state.store.keys() {
+            let Some(object) = state.store.get(&key) else { continue };
+            let marked = !object["metadata"]["annotations"][crate::TOUCHED].is_null();
+            if state.touched.contains(meta(object, "uid")) && !marked {
+                lost.push(format!("{} {}/{}", state.kinds[key.kind].kind, key.namespace, key.name));
+            }
+        }
+        lost
+    }
+
     /// A server whose clock reads `now` at this moment and follows tokio's from here. Its uids come from `seed`.
     /// The namespaces `default` and `kube-system` are there.
     pub fn new(now: Timestamp, seed: u64) -> Self {
@@ -140,10 +191,19 @@ impl Server {
             clock: Clock::starting(now),
             log: Vec::new(),
             uids: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+            touched: BTreeSet::new(),
             addresses: 0,
         };
         let changed = tokio::sync::watch::Sender::new(0);
-        let server = Self { shared: Arc::new(Shared { state: Mutex::new(state), changed }) };
+        let server = Self {
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                changed,
+                by_kind: Mutex::default(),
+                announced: Mutex::default(),
+            }),
+        };
         server.namespace("default");
         server.namespace("kube-system");
         server
@@ -278,8 +338,16 @@ pub(crate) fn serve(
         "status" => kind.status,
         _ => false,
     };
+    if !fits && kind.is_custom() {
+        return refused(&Refusal::not_found(&kind, &target.name));
+    }
     if !fits {
-        return unknown_path();
+        return refused(&Refusal {
+            code: 404,
+            reason: "NotFound",
+            message: "the server could not find the requested resource".into(),
+            details: json!({}),
+        });
     }
     if incoming.method == Method::GET {
         if is_true(&incoming.query, "watch") {
@@ -303,6 +371,7 @@ pub(crate) fn serve(
             Ok(written) => (written.code, meta(&written.object, "name").to_string()),
             Err(refusal) => (refusal.code, target.name.clone()),
         };
+        let revision = state.store.revision;
         state.log.push(Write {
             verb,
             resource: kind.qualified(),
@@ -313,6 +382,7 @@ pub(crate) fn serve(
             who: life.who().to_string(),
             code,
             changed,
+            revision,
         });
     }
     let response = match result {
@@ -343,6 +413,7 @@ fn write(state: &mut State, who: &str, index: usize, incoming: &Incoming) -> Res
         dry_run: text("dryRun") == "All",
         strict: text("fieldValidation") == "Strict",
         subresource: target.subresource.clone(),
+        applied: false,
     };
     let (namespace, name) = (target.namespace.as_str(), target.name.as_str());
     let form = match incoming.content_type.split(';').next().unwrap_or_default() {
@@ -351,22 +422,29 @@ fn write(state: &mut State, who: &str, index: usize, incoming: &Incoming) -> Res
         "application/apply-patch+yaml" => Some(Form::Apply),
         _ => None,
     };
-    if options.manager.is_empty() && form != Some(Form::Apply) {
+    options.applied = incoming.method == Method::PATCH && form == Some(Form::Apply);
+    if options.manager.is_empty() && !options.applied {
         options.manager = who.into();
     }
     match incoming.method {
-        Method::POST if name.is_empty() => state.create(index, namespace, incoming.json()?, &options, None),
+        // Of a custom kind a name in the path is not looked at.
+        Method::POST if name.is_empty() || state.kind(index).is_custom() => {
+            state.create(index, namespace, incoming.json()?, &options, None)
+        }
         Method::PUT if !name.is_empty() => state.replace(index, namespace, name, incoming.json()?, &options),
         Method::PATCH if !name.is_empty() => {
             let Some(form) = form else {
+                let custom = state.kind(index).is_custom();
+                let message = if custom {
+                    "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
+                } else {
+                    "415: Unsupported Media Type"
+                };
                 return Err(Refusal {
                     code: 415,
                     reason: "UnsupportedMediaType",
-                    message: format!(
-                        "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml (got {})",
-                        incoming.content_type
-                    ),
-                    details: json!({}),
+                    message: message.into(),
+                    details: if custom { Value::Null } else { json!({}) },
                 });
             };
             state.patch(index, namespace, name, form, incoming.json()?, &options)
@@ -386,13 +464,18 @@ fn write(state: &mut State, who: &str, index: usize, incoming: &Incoming) -> Res
             }
             let selector = read::selector(&state.kind(index), &incoming.query)?;
             let objects = state.store.all(state.home(index));
-            let items = state.matching(index, &objects, namespace, &selector);
+            delete.valid()?;
+            let mut items = state.matching(index, &objects, namespace, &selector);
             for item in &items {
                 state.delete(index, meta(item, "namespace"), meta(item, "name"), &delete)?;
             }
             let kind = state.kind(index);
-            let list = json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(),
+            items.iter_mut().for_each(|item| read::as_item(&kind, item));
+            let mut list = json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(),
                 "metadata": {"resourceVersion": state.store.revision.to_string()}, "items": items});
+            if kind.is_custom() {
+                list["metadata"]["continue"] = "".into();
+            }
             Ok(Written { object: Arc::new(list), code: 200 })
         }
         _ => Err(Refusal::method_not_allowed()),
@@ -481,6 +564,7 @@ impl State {
             new["metadata"]["annotations"][crate::TOUCHED].as_str().and_then(|n| n.parse::<u64>().ok());
         new["metadata"]["annotations"][crate::TOUCHED] = (count.unwrap_or(0) + 1).to_string().into();
         builtin::omit(&mut new["metadata"]);
+        self.touched.insert(meta(&new, "uid").to_string());
         self.store.put(key, new);
         true
     }

@@ -5,6 +5,7 @@ use crate::{
     read::Sight,
     server::{Answer, Incoming, Shared, refused, serve},
     status::Refusal,
+    tamper::{self, Fate, Tamper},
 };
 use futures::future::BoxFuture;
 use http::{Request, Response};
@@ -42,9 +43,17 @@ pub(crate) struct Cuts {
     pub expired: u64,
 }
 
+/// A rule, how many requests it counted, and when it ends.
+#[derive(Debug)]
+struct Standing {
+    rule: Rule,
+    seen: u64,
+    until: Option<tokio::time::Instant>,
+}
+
 #[derive(Debug, Default)]
 struct Condition {
-    rules: Vec<(Rule, u64)>,
+    rules: Vec<Standing>,
     uncounted: Uncounted,
     attempts: u64,
     writes: u64,
@@ -53,6 +62,11 @@ struct Condition {
     lose: Vec<Lose>,
     lost: u64,
     cuts: BTreeMap<String, Cuts>,
+    tampers: Vec<Tamper>,
+    /// Requests that a tamper holds back.
+    held: Vec<(String, Incoming)>,
+    tampered: u64,
+    requests: BTreeMap<String, u64>,
 }
 
 /// What a session and its watches share.
@@ -82,7 +96,14 @@ impl Life {
     }
 
     pub fn cuts(&self, resource: &str) -> Cuts {
-        self.condition().cuts.get(resource).copied().unwrap_or_default()
+        let condition = self.condition();
+        let of = |name: &str| condition.cuts.get(name).copied().unwrap_or_default();
+        let (own, all) = (of(resource), of(""));
+        Cuts {
+            ends: own.ends + all.ends,
+            expiries: own.expiries + all.expiries,
+            expired: own.expired.max(all.expired),
+        }
     }
 
     /// Whether this event is lost.
@@ -126,7 +147,22 @@ impl Session {
 
     /// Adds a rule while the client runs. Its count begins now.
     pub fn add(&self, rule: Rule) {
-        self.life.condition().rules.push((rule, 0));
+        self.life.condition().rules.push(Standing { rule, seen: 0, until: None });
+    }
+
+    /// Adds a rule that holds until some moment.
+    pub fn add_until(&self, rule: Rule, until: tokio::time::Instant) {
+        self.life.condition().rules.push(Standing { rule, seen: 0, until: Some(until) });
+    }
+
+    /// From now on this client has a fault in its source.
+    pub fn tamper(&self, tamper: Tamper) {
+        self.life.condition().tampers.push(tamper);
+    }
+
+    /// How many of its requests were changed, held back or only pretended because of that.
+    pub fn tampered(&self) -> u64 {
+        self.life.condition().tampered
     }
 
     /// Says which writes are not counted.
@@ -151,6 +187,11 @@ impl Session {
         self.life.condition().attempts
     }
 
+    /// How many requests the client made, by verb and resource.
+    pub fn requests(&self) -> BTreeMap<String, u64> {
+        self.life.condition().requests.clone()
+    }
+
     /// The faults that struck, in order, each with the request that it struck.
     pub fn struck(&self) -> Vec<String> {
         self.life.condition().struck.clone()
@@ -159,7 +200,7 @@ impl Session {
     /// Ends this life: nothing is answered any more, and watches go silent.
     pub fn kill(&self) {
         self.life.dead.send_replace(true);
-        self.shared.wake();
+        self.shared.wake_all();
     }
 
     /// Whether this life has ended.
@@ -190,16 +231,16 @@ impl Session {
     /// Ends a freeze: what was held back comes now.
     pub fn thaw(&self, resource: &str) {
         self.life.condition().frozen.remove(resource);
-        self.shared.wake();
+        self.shared.wake_all();
     }
 
-    /// Ends all watches of a resource, as a server does at the end of their time. They go on where they were.
+    /// Ends all watches of a resource (`""`: of all), as a server does at the end of their time. They go on where they were.
     pub fn cut_watches(&self, resource: &str) {
         self.life.condition().cuts.entry(resource.into()).or_default().ends += 1;
-        self.shared.wake();
+        self.shared.wake_all();
     }
 
-    /// Ends all watches of a resource with 410 Gone, and those that would go on from before now: the client must list
+    /// Ends all watches of a resource (`""`: of all) with 410 Gone, and those that would go on from before now: the client must list
     /// anew. With a freeze before and a thaw after it, all changes between come as one.
     pub fn expire_watches(&self, resource: &str) {
         let revision = self.shared.state().store.revision;
@@ -209,7 +250,7 @@ impl Session {
             cuts.expiries += 1;
             cuts.expired = revision;
         }
-        self.shared.wake();
+        self.shared.wake_all();
     }
 
     /// Loses watch events.
@@ -225,16 +266,18 @@ impl Session {
     /// Counts a request, and finds the fault that strikes it.
     fn judge(&self, incoming: &Incoming, resource: &str) -> (bool, Option<Fault>) {
         let mut condition = self.life.condition();
+        *condition.requests.entry(format!("{} {resource}", incoming.verb())).or_default() += 1;
         let counted = condition.uncounted.counts(incoming.write(), resource, &incoming.target.name);
         if counted {
             condition.attempts += 1;
         }
         let mut strikes = None;
-        for (rule, seen) in &mut condition.rules {
-            if rule.on.matches(incoming, resource, counted) {
-                *seen += 1;
-                if rule.nth.is(*seen) && strikes.is_none() {
-                    strikes = Some(rule.fault);
+        let now = tokio::time::Instant::now();
+        for standing in condition.rules.iter_mut().filter(|s| s.until.is_none_or(|until| now < until)) {
+            if standing.rule.on.matches(incoming, resource, counted) {
+                standing.seen += 1;
+                if standing.rule.nth.is(standing.seen) && strikes.is_none() {
+                    strikes = Some(standing.rule.fault);
                 }
             }
         }
@@ -288,7 +331,7 @@ impl Session {
         if counted {
             self.life.condition().writes += 1;
         }
-        let response = serve(&self.shared, &self.life, &path, Some(&incoming));
+        let response = self.carry_out(&path, incoming, &resource, counted);
         match fault {
             Some(Fault::DieAfter) => {
                 self.kill();
@@ -298,6 +341,42 @@ impl Session {
             Some(Fault::HangAfter) => std::future::pending().await,
             _ => Ok(response),
         }
+    }
+
+    /// What the server answers; a request may be changed, held back or pretended on its way.
+    fn carry_out(&self, path: &str, incoming: Incoming, resource: &str, counted: bool) -> Response<Answer> {
+        let tampers = self.life.condition().tampers.clone();
+        let mut current = incoming;
+        for tamper in &tampers {
+            let before = current.body.clone();
+            match tamper.on(current, resource, counted) {
+                Fate::Done(changed) => {
+                    if changed.body != before {
+                        self.life.condition().tampered += 1;
+                    }
+                    current = changed;
+                }
+                Fate::Pretended(request) => {
+                    self.life.condition().tampered += 1;
+                    return serve(&self.shared, &self.life, path, Some(&tamper::dry(&request)));
+                }
+                Fate::Later(request) => {
+                    let answer = serve(&self.shared, &self.life, path, Some(&tamper::dry(&request)));
+                    let mut condition = self.life.condition();
+                    condition.tampered += 1;
+                    condition.held.push((path.into(), request));
+                    return answer;
+                }
+            }
+        }
+        let answer = serve(&self.shared, &self.life, path, Some(&current));
+        if tampers.iter().any(|tamper| tamper.releases(&current, resource, counted)) {
+            let held = std::mem::take(&mut self.life.condition().held);
+            for (path, request) in held {
+                drop(serve(&self.shared, &self.life, &path, Some(&request)));
+            }
+        }
+        answer
     }
 
     fn refusal(&self, fault: Fault, incoming: &Incoming) -> Refusal {

@@ -44,6 +44,20 @@ impl Fault {
         }
     }
 
+    /// A structure that is not acceptable: it is not repeated.
+    pub fn without_value(field: &str, why: &str) -> Self {
+        Self { reason: "FieldValueInvalid", field: field.into(), message: format!("Invalid value: {why}") }
+    }
+
+    /// CEL rules that were not evaluated.
+    pub fn unchecked() -> Self {
+        Self::invalid(
+            "<nil>",
+            &Value::Null,
+            "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation",
+        )
+    }
+
     /// A value of the wrong type.
     pub fn wrong_type(field: &str, value: &Value, why: &str) -> Self {
         Self { reason: "FieldValueTypeInvalid", ..Self::invalid(field, value, why) }
@@ -83,7 +97,9 @@ impl Fault {
 
 fn details(kind: &Kind, name: &str) -> Map<String, Value> {
     let mut details = Map::new();
-    details.insert("name".into(), name.into());
+    if !name.is_empty() {
+        details.insert("name".into(), name.into());
+    }
     if !kind.group.is_empty() {
         details.insert("group".into(), kind.group.clone().into());
     }
@@ -135,8 +151,17 @@ impl Refusal {
 
     /// The object breaks rules. `kind_name` is the kind, or the resource where the API server says so.
     pub fn invalid(kind: &Kind, kind_name: &str, name: &str, faults: &[Fault]) -> Self {
-        let mut details = details(kind, name);
-        details.insert("kind".into(), kind_name.into());
+        Self::invalid_as(&kind.group, kind_name, name, faults)
+    }
+
+    /// As [`Self::invalid`], of any group.
+    pub fn invalid_as(group: &str, kind_name: &str, name: &str, faults: &[Fault]) -> Self {
+        let mut details = Map::new();
+        for (field, text) in [("name", name), ("group", group), ("kind", kind_name)] {
+            if !text.is_empty() {
+                details.insert(field.into(), text.into());
+            }
+        }
         let causes: Vec<Value> = faults
             .iter()
             .map(|f| json!({"reason": f.reason, "message": f.message, "field": f.field}))
@@ -147,9 +172,19 @@ impl Refusal {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
-        let of =
-            if kind.group.is_empty() { kind_name.to_string() } else { format!("{kind_name}.{}", kind.group) };
+        let of = if group.is_empty() { kind_name.to_string() } else { format!("{kind_name}.{group}") };
         Self::new(422, "Invalid", format!("{of} {name:?} is invalid: {text}"), details)
+    }
+
+    /// The options of a request are wrong.
+    pub fn invalid_options(options: &str, fault: &Fault) -> Self {
+        let cause = json!({"reason": fault.reason, "message": fault.message, "field": fault.field});
+        Self {
+            code: 422,
+            reason: "Invalid",
+            message: format!("{options}.meta.k8s.io \"\" is invalid: {}", fault.text()),
+            details: json!({"group": "meta.k8s.io", "kind": options, "causes": [cause]}),
+        }
     }
 
     /// The request itself is wrong.

@@ -48,6 +48,11 @@ impl Store {
         self.objects.get(&kind).cloned().unwrap_or_default()
     }
 
+    /// All objects of a kind, without copies of their names.
+    pub fn each(&self, kind: usize) -> impl Iterator<Item = &Arc<Value>> {
+        self.objects.get(&kind).into_iter().flat_map(Objects::values)
+    }
+
     /// All keys.
     pub fn keys(&self) -> Vec<Key> {
         let keys = self.objects.iter().flat_map(|(kind, objects)| {

@@ -59,7 +59,8 @@ impl Watch {
     ) -> Self {
         let now = Instant::now();
         let deadline = now + request.timeout;
-        let changed = shared.changed.subscribe();
+        let home = shared.state().home(request.kind);
+        let changed = shared.of_kind(home);
         let cuts = life.cuts(&resource);
         let resumed = initial.is_none();
         let mut watch = Self {
@@ -152,7 +153,8 @@ impl Watch {
                 _ = self.changed.changed() => {}
                 () = tokio::time::sleep_until(self.deadline) => self.ended = true,
                 () = tokio::time::sleep_until(self.bookmark) => {
-                    if self.request.bookmarks {
+                    self.look();
+                    if self.request.bookmarks && !self.ended {
                         self.mark(false);
                     }
                     self.schedule(Instant::now());
@@ -164,8 +166,8 @@ impl Watch {
     /// Takes in what has happened.
     fn look(&mut self) {
         let cuts = self.life.cuts(&self.resource);
-        // One that began with the whole state is up to date until the next expiry.
-        if cuts.expired > self.cursor && (self.resumed || cuts.expiries > self.cuts.expiries) {
+        // Every one that was there then, and every one that would go on from before.
+        if cuts.expiries > self.cuts.expiries || (self.resumed && cuts.expired > self.cursor) {
             self.fail(&too_old(self.cursor, cuts.expired));
             return;
         }

@@ -3,10 +3,14 @@
 use crate::{runner::Test, test};
 
 mod accepted;
+mod conformance;
 mod permissions;
 mod refused;
 mod server;
 mod updates;
+
+/// Seconds for the comparisons: long, since more of them can be asked for.
+const LONG: u64 = 7200;
 
 /// All of them.
 pub fn all() -> Vec<Test> {
@@ -25,5 +29,7 @@ pub fn all() -> Vec<Test> {
         test!(60, permissions::database_operator),
         test!(60, permissions::backup_scheduler_operator),
         test!(60, permissions::restore_operator),
+        test!(LONG, conformance::built_in_kinds),
+        test!(LONG, conformance::custom_kinds),
     ]
 }

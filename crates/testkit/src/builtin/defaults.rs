@@ -23,43 +23,82 @@ fn within(object: &mut Value, field: &str, fill: impl FnOnce(&mut Value)) {
 
 /// Fills in the defaults that a kind gets whenever it is read or written.
 pub(crate) fn fill(kind: &str, object: &mut Value) {
+    // Structures of the Go types that are there even when they are empty.
     match kind {
-        "Pod" => within(object, "spec", |spec| {
-            pod_spec(spec);
-            set(spec, "enableServiceLinks", json!(true));
-            for container in items(spec, "containers") {
-                requests_from_limits(container);
+        "Pod" | "StatefulSet" | "Job" | "PersistentVolumeClaim" | "Service" => {
+            set(object, "spec", json!({}));
+            set(object, "status", json!({}));
+        }
+        "Lease" | "PodDisruptionBudget" => set(object, "spec", json!({})),
+        _ => {}
+    }
+    let times: &[&str] = match kind {
+        "Pod" | "Job" | "PersistentVolumeClaim" => &["lastProbeTime", "lastTransitionTime"],
+        "StatefulSet" => &["lastTransitionTime"],
+        _ => &[],
+    };
+    if !times.is_empty() {
+        within(object, "status", |status| {
+            for condition in items(status, "conditions") {
+                times.iter().for_each(|time| set(condition, time, Value::Null));
             }
-            for container in items(spec, "initContainers") {
-                requests_from_limits(container);
-            }
-        }),
-        "StatefulSet" => within(object, "spec", |spec| {
-            set(spec, "podManagementPolicy", json!("OrderedReady"));
-            set(spec, "replicas", json!(1));
-            set(spec, "revisionHistoryLimit", json!(10));
-            set(spec, "updateStrategy", json!({}));
-            within(spec, "updateStrategy", |strategy| {
-                set(strategy, "type", json!("RollingUpdate"));
-                if strategy["type"] == "RollingUpdate" {
-                    set(strategy, "rollingUpdate", json!({}));
-                    within(strategy, "rollingUpdate", |rolling| set(rolling, "partition", json!(0)));
+        });
+    }
+    match kind {
+        "Pod" => {
+            within(object, "spec", |spec| {
+                pod_spec(spec);
+                set(spec, "enableServiceLinks", json!(true));
+                for container in items(spec, "containers") {
+                    requests_from_limits(container);
+                }
+                for container in items(spec, "initContainers") {
+                    requests_from_limits(container);
                 }
             });
-            set(spec, "persistentVolumeClaimRetentionPolicy", json!({}));
-            within(spec, "persistentVolumeClaimRetentionPolicy", |policy| {
-                set(policy, "whenDeleted", json!("Retain"));
-                set(policy, "whenScaled", json!("Retain"));
+            within(object, "status", |status| {
+                // The first of the addresses is the one.
+                if let Some(ip) = status.get("podIP").cloned() {
+                    set(status, "podIPs", json!([{ "ip": ip }]));
+                }
             });
-            within(spec, "template", |template| within(template, "spec", pod_spec));
-            for claim in items(spec, "volumeClaimTemplates") {
-                set(claim, "apiVersion", json!("v1"));
-                set(claim, "kind", json!("PersistentVolumeClaim"));
-                within(claim, "spec", |spec| set(spec, "volumeMode", json!("Filesystem")));
-                set(claim, "status", json!({}));
-                within(claim, "status", |status| set(status, "phase", json!("Pending")));
-            }
-        }),
+        }
+        "StatefulSet" => {
+            within(object, "status", |status| {
+                set(status, "replicas", json!(0));
+                set(status, "availableReplicas", json!(0));
+            });
+            within(object, "spec", |spec| {
+                set(spec, "podManagementPolicy", json!("OrderedReady"));
+                set(spec, "replicas", json!(1));
+                set(spec, "revisionHistoryLimit", json!(10));
+                set(spec, "updateStrategy", json!({}));
+                within(spec, "updateStrategy", |strategy| {
+                    set(strategy, "type", json!("RollingUpdate"));
+                    if strategy["type"] == "RollingUpdate" {
+                        set(strategy, "rollingUpdate", json!({}));
+                        within(strategy, "rollingUpdate", |rolling| set(rolling, "partition", json!(0)));
+                    }
+                });
+                set(spec, "persistentVolumeClaimRetentionPolicy", json!({}));
+                within(spec, "persistentVolumeClaimRetentionPolicy", |policy| {
+                    set(policy, "whenDeleted", json!("Retain"));
+                    set(policy, "whenScaled", json!("Retain"));
+                });
+                set(spec, "template", json!({}));
+                within(spec, "template", |template| {
+                    set(template, "spec", json!({}));
+                    within(template, "spec", pod_spec);
+                });
+                for claim in items(spec, "volumeClaimTemplates") {
+                    set(claim, "apiVersion", json!("v1"));
+                    set(claim, "kind", json!("PersistentVolumeClaim"));
+                    within(claim, "spec", |spec| set(spec, "volumeMode", json!("Filesystem")));
+                    set(claim, "status", json!({}));
+                    within(claim, "status", |status| set(status, "phase", json!("Pending")));
+                }
+            })
+        }
         "Job" => job(object),
         "PersistentVolumeClaim" => {
             within(object, "spec", |spec| set(spec, "volumeMode", json!("Filesystem")));
@@ -68,7 +107,22 @@ pub(crate) fn fill(kind: &str, object: &mut Value) {
         }
         "Service" => within(object, "spec", service_spec),
         "Secret" => set(object, "type", json!("Opaque")),
+        "Role" | "ClusterRole" => set(object, "rules", Value::Null),
+        "Event" => event(object),
+        "PodDisruptionBudget" => {
+            set(object, "status", json!({}));
+            within(object, "status", |status| {
+                for count in ["currentHealthy", "desiredHealthy", "disruptionsAllowed", "expectedPods"] {
+                    set(status, count, json!(0));
+                }
+            });
+        }
         "EndpointSlice" => {
+            set(object, "endpoints", Value::Null);
+            set(object, "ports", Value::Null);
+            for endpoint in items(object, "endpoints") {
+                set(endpoint, "conditions", json!({}));
+            }
             for port in items(object, "ports") {
                 set(port, "name", json!(""));
                 set(port, "protocol", json!("TCP"));
@@ -80,12 +134,41 @@ pub(crate) fn fill(kind: &str, object: &mut Value) {
         }
         "RoleBinding" | "ClusterRoleBinding" => {
             let group = "rbac.authorization.k8s.io";
-            within(object, "roleRef", |role| set(role, "apiGroup", json!(group)));
+            within(object, "roleRef", |role| {
+                if role["apiGroup"].as_str().unwrap_or_default().is_empty() {
+                    role["apiGroup"] = group.into();
+                }
+            });
             for subject in items(object, "subjects").filter(|s| s["kind"] != "ServiceAccount") {
                 set(subject, "apiGroup", json!(group));
             }
         }
         _ => {}
+    }
+}
+
+/// What Go writes even when it is empty.
+fn event(object: &mut Value) {
+    set(object, "eventTime", Value::Null);
+    if object["apiVersion"] == "v1" {
+        for (field, empty) in [
+            ("source", json!({})),
+            ("firstTimestamp", Value::Null),
+            ("lastTimestamp", Value::Null),
+            ("reportingComponent", json!("")),
+            ("reportingInstance", json!("")),
+        ] {
+            set(object, field, empty);
+        }
+    } else {
+        for (field, empty) in [
+            ("regarding", json!({})),
+            ("deprecatedSource", json!({})),
+            ("deprecatedFirstTimestamp", Value::Null),
+            ("deprecatedLastTimestamp", Value::Null),
+        ] {
+            set(object, field, empty);
+        }
     }
 }
 
@@ -106,14 +189,27 @@ fn job(object: &mut Value) {
             set(spec, "podReplacementPolicy", json!("TerminatingOrFailed"));
         }
         set(spec, "manualSelector", json!(false));
-        within(spec, "template", |template| within(template, "spec", pod_spec));
+        set(spec, "template", json!({}));
+        within(spec, "template", |template| {
+            set(template, "spec", json!({}));
+            within(template, "spec", pod_spec);
+        });
     });
 }
 
 fn service_spec(spec: &mut Value) {
     set(spec, "type", json!("ClusterIP"));
     set(spec, "sessionAffinity", json!("None"));
-    set(spec, "internalTrafficPolicy", json!("Cluster"));
+    if spec["type"] != "ExternalName" {
+        set(spec, "internalTrafficPolicy", json!("Cluster"));
+    }
+    if spec["sessionAffinity"] == "ClientIP" {
+        set(spec, "sessionAffinityConfig", json!({}));
+        within(spec, "sessionAffinityConfig", |config| {
+            set(config, "clientIP", json!({}));
+            within(config, "clientIP", |ip| set(ip, "timeoutSeconds", json!(10800)));
+        });
+    }
     for port in items(spec, "ports") {
         set(port, "protocol", json!("TCP"));
         let number = port["port"].clone();

@@ -31,13 +31,7 @@ pub(crate) fn faults(kind: &str, old: &Value, new: &Value) -> Vec<Fault> {
             )]
         }
         "PersistentVolumeClaim" => claim(old, new),
-        "Job" => {
-            // While a Job is suspended and never ran, its pods' resources may change; that is not used here.
-            ["/spec/completions", "/spec/selector", "/spec/template", "/spec/completionMode"]
-                .into_iter()
-                .filter_map(immutable)
-                .collect()
-        }
+        "Job" => job(old, new, &immutable),
         "Secret" => {
             let mut found: Vec<Fault> = immutable("/type").into_iter().collect();
             found.extend(frozen(old, new, &["data"]));
@@ -80,6 +74,40 @@ fn only_differ_in(old: &Value, new: &Value, may: &[&str]) -> bool {
     rest(old) == rest(new)
 }
 
+/// A Job that is suspended and never ran may be told anew where its pods may run, and what they are called.
+fn job(old: &Value, new: &Value, immutable: &dyn Fn(&str) -> Option<Fault>) -> Vec<Fault> {
+    let mut found: Vec<Fault> =
+        ["/spec/completions", "/spec/selector"].into_iter().filter_map(immutable).collect();
+    let free = old["spec"]["suspend"] == true && old["status"].get("startTime").is_none();
+    let strip = |job: &Value| {
+        let mut template = job["spec"]["template"].clone();
+        if let Some(spec) = template["spec"].as_object_mut().filter(|_| free) {
+            for field in ["nodeSelector", "tolerations", "schedulingGates"] {
+                spec.remove(field);
+            }
+            if let Some(affinity) = spec.get_mut("affinity").and_then(Value::as_object_mut) {
+                affinity.remove("nodeAffinity");
+            }
+        }
+        if let Some(template) = template.as_object_mut().filter(|_| free) {
+            template.remove("metadata");
+        }
+        template
+    };
+    if strip(old) != strip(new) {
+        found.push(Fault::invalid("spec.template", &new["spec"]["template"], "field is immutable"));
+    }
+    let rest = [
+        "/spec/completionMode",
+        "/spec/podFailurePolicy",
+        "/spec/backoffLimitPerIndex",
+        "/spec/managedBy",
+        "/spec/successPolicy",
+    ];
+    found.extend(rest.into_iter().filter_map(immutable));
+    found
+}
+
 /// A claim may grow, once it is bound; it may be bound, once.
 fn claim(old: &Value, new: &Value) -> Vec<Fault> {
     let strip = |claim: &Value| {
@@ -98,27 +126,34 @@ fn claim(old: &Value, new: &Value) -> Vec<Fault> {
     let size = |claim: &Value| claim["spec"]["resources"]["requests"]["storage"].clone();
     let bound = old["status"]["phase"] == "Bound";
     let resized = size(old) != size(new);
+    let mut found = Vec::new();
     if strip(old) != strip(new) || (resized && !bound) {
-        return vec![Fault::forbidden(
+        found.push(Fault::forbidden(
             "spec",
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
-        )];
+        ));
     }
-    let bytes = |v: &Value| v.as_str().and_then(bytes);
-    if resized && bytes(&size(new)) < bytes(&size(old)) {
-        // A growth that was not carried out may be taken back, down to what the volume has.
-        let has = old["status"]["capacity"]["storage"].as_str().and_then(self::bytes);
-        if bytes(&size(new)) < has {
-            return vec![Fault::forbidden(
-                "spec.resources.requests.storage",
-                "field can not be less than status.capacity",
-            )];
-        }
+    let bytes = |v: &Value| v.as_str().map_or(0, amount);
+    // A growth that was not carried out may be taken back, to something more than the volume has.
+    let has = &old["status"]["capacity"]["storage"];
+    if bytes(&size(new)) < bytes(&size(old)) && bytes(&size(new)) <= bytes(has) {
+        let why = "field can not be less than status.capacity";
+        found.push(Fault::forbidden("spec.resources.requests.storage", why));
     }
-    Vec::new()
+    let mode = &new["spec"]["volumeMode"];
+    if old["spec"]["volumeMode"] != *mode {
+        found.push(Fault::invalid("volumeMode", mode, "field is immutable"));
+    }
+    found
 }
 
-fn bytes(text: &str) -> Option<u128> {
+/// An amount in bytes, as far as that can be told.
+fn amount(text: &str) -> i128 {
+    let (sign, text) = text.strip_prefix('-').map_or((1, text), |rest| (-1, rest));
+    sign * bytes(text).and_then(|n| i128::try_from(n).ok()).unwrap_or(0)
+}
+
+pub(crate) fn bytes(text: &str) -> Option<u128> {
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let unit: u128 = match unit {
@@ -146,11 +181,34 @@ fn frozen(old: &Value, new: &Value, fields: &[&str]) -> Vec<Fault> {
 }
 
 fn pod(old: &Value, new: &Value) -> Vec<Fault> {
+    let mut found = Vec::new();
+    for list in ["containers", "initContainers"] {
+        let count = |pod: &Value| pod["spec"][list].as_array().map_or(0, Vec::len);
+        if count(old) != count(new) {
+            let why = "pod updates may not add or remove containers";
+            found.push(Fault::forbidden(&format!("spec.{list}"), why));
+            return found;
+        }
+    }
+    let deadline = |pod: &Value| pod["spec"]["activeDeadlineSeconds"].as_i64();
+    match (deadline(old), deadline(new)) {
+        (Some(before), Some(after)) if after > before => {
+            let why = "must be less than or equal to previous value";
+            found.push(Fault::invalid("spec.activeDeadlineSeconds", &json!(after), why));
+            return found;
+        }
+        (Some(_), None) => {
+            let why = "must not update from a positive integer to nil value";
+            found.push(Fault::invalid("spec.activeDeadlineSeconds", &Value::Null, why));
+        }
+        _ => {}
+    }
     let strip = |pod: &Value| {
         let mut spec = pod["spec"].clone();
         if let Some(fields) = spec.as_object_mut() {
-            fields.remove("activeDeadlineSeconds");
-            fields.remove("tolerations");
+            for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
+                fields.remove(field);
+            }
             // Binding goes through a subresource that this server has not: whoever schedules here writes the field, once.
             if old["spec"].get("nodeName").is_none() {
                 fields.remove("nodeName");
@@ -165,13 +223,13 @@ fn pod(old: &Value, new: &Value) -> Vec<Fault> {
         }
         spec
     };
-    if strip(old) == strip(new) {
-        return Vec::new();
+    if strip(old) != strip(new) {
+        found.push(Fault::forbidden(
+            "spec",
+            "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
+        ));
     }
-    vec![Fault::forbidden(
-        "spec",
-        "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
-    )]
+    found
 }
 
 #[cfg(test)]
@@ -199,7 +257,9 @@ mod tests {
         assert!(
             !texts("PersistentVolumeClaim", &claim("10Gi", "Pending"), &claim("20Gi", "Pending")).is_empty()
         );
-        assert!(texts("PersistentVolumeClaim", &claim("20Gi", "Bound"), &claim("10Gi", "Bound")).is_empty());
+        assert!(texts("PersistentVolumeClaim", &claim("20Gi", "Bound"), &claim("11Gi", "Bound")).is_empty());
+        // Not even to what the volume has: that is how Kubernetes compares.
+        assert!(!texts("PersistentVolumeClaim", &claim("20Gi", "Bound"), &claim("10Gi", "Bound")).is_empty());
         let below = texts("PersistentVolumeClaim", &claim("10Gi", "Bound"), &claim("9Gi", "Bound"));
         assert_eq!(
             below,

@@ -2,36 +2,84 @@
 
 use serde_json::Value;
 
-/// Rewrites the quantities of an object, where it has them.
-pub(crate) fn canonical(value: &mut Value) {
+/// Rewrites the quantities of an object, where it has them. Errors: one that is none.
+pub(crate) fn canonical(value: &mut Value) -> Result<(), String> {
     const OF_QUANTITIES: [&str; 5] = ["requests", "limits", "capacity", "allocatedResources", "overhead"];
     match value {
         Value::Object(fields) => {
             for (name, field) in fields.iter_mut() {
-                if OF_QUANTITIES.contains(&name.as_str()) && field.is_object() {
-                    let amounts = field.as_object_mut().into_iter().flat_map(|f| f.values_mut());
-                    amounts.for_each(rewrite);
+                if name == "volumeClaimTemplates" {
+                    // Those of templates stay as they were written until they are stored.
+                    field.as_array_mut().into_iter().flatten().try_for_each(as_texts)?;
+                } else if OF_QUANTITIES.contains(&name.as_str()) && field.is_object() {
+                    let mut amounts = field.as_object_mut().into_iter().flat_map(|f| f.values_mut());
+                    amounts.try_for_each(rewrite)?;
                 } else if name == "sizeLimit" {
-                    rewrite(field);
+                    rewrite(field)?;
                 } else {
-                    canonical(field);
+                    canonical(field)?;
                 }
             }
+            Ok(())
         }
-        Value::Array(items) => items.iter_mut().for_each(canonical),
-        _ => {}
+        Value::Array(items) => items.iter_mut().try_for_each(canonical),
+        _ => Ok(()),
     }
 }
 
-fn rewrite(value: &mut Value) {
+/// Numbers become texts; nothing else changes. Errors: a quantity that is none.
+fn as_texts(claim: &mut Value) -> Result<(), String> {
+    let mut checked = claim.clone();
+    canonical(&mut checked)?;
+    for list in ["requests", "limits"] {
+        let amounts = claim.pointer_mut(&format!("/spec/resources/{list}")).and_then(Value::as_object_mut);
+        for amount in amounts.into_iter().flat_map(|a| a.values_mut()) {
+            if amount.is_number() {
+                *amount = amount.to_string().into();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What storing makes of the quantities of a list of templates.
+pub(crate) fn settle(templates: &mut [Value]) {
+    for template in templates {
+        // They were looked at when the body was read.
+        let _ = canonical(template);
+    }
+}
+
+fn rewrite(value: &mut Value) -> Result<(), String> {
     let text = match value {
         Value::String(text) => text.clone(),
         Value::Number(number) => number.to_string(),
-        _ => return,
+        Value::Null => "0".into(),
+        _ => return Ok(()),
     };
-    if let Some(text) = written(&text) {
-        *value = text.into();
+    match written(&text) {
+        Some(text) => *value = text.into(),
+        // An exponent: left as it is.
+        None if is_quantity(&text) => {}
+        None => {
+            return Err(format!(
+                "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$': {text:?}"
+            ));
+        }
     }
+    Ok(())
+}
+
+fn is_quantity(text: &str) -> bool {
+    let rest =
+        text.trim_start_matches(['+', '-']).trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let exponent = rest.strip_prefix(['e', 'E']).unwrap_or("x").trim_start_matches(['+', '-']);
+    text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c)) && exponent.parse::<i32>().is_ok()
+}
+
+/// Whether an amount, in canonical form, is more than nothing.
+pub(crate) fn is_positive(text: &str) -> bool {
+    !text.starts_with('-') && text.starts_with(|c: char| ('1'..='9').contains(&c))
 }
 
 /// The canonical form. `None`: it is no quantity, or one that this does not handle (an exponent).

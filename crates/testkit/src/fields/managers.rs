@@ -6,7 +6,7 @@ use super::{
     topology::Topology,
 };
 use crate::status::Refusal;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// One entry of managedFields.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,7 +16,8 @@ pub(crate) struct Manager {
     pub apply: bool,
     pub api_version: String,
     pub subresource: String,
-    pub time: String,
+    /// When it last changed something; none: it never did.
+    pub time: Option<String>,
     pub fields: Set,
 }
 
@@ -27,11 +28,17 @@ pub(crate) struct Writer<'a> {
     pub api_version: &'a str,
     pub subresource: &'a str,
     pub time: &'a str,
+    /// What cannot be written through this door, and is not owned through it either.
+    pub reset: &'a [&'a [&'a str]],
 }
 
 impl Manager {
+    /// Whether this is the entry of a writer. One that applies has one for all versions.
     fn is(&self, writer: &Writer<'_>, apply: bool) -> bool {
-        self.name == writer.name && self.apply == apply && self.subresource == writer.subresource
+        self.name == writer.name
+            && self.apply == apply
+            && self.subresource == writer.subresource
+            && (apply || self.api_version == writer.api_version)
     }
 
     fn text(&self) -> String {
@@ -43,7 +50,7 @@ impl Manager {
         if self.apply {
             format!("{:?}{through}", self.name)
         } else {
-            format!("{:?}{through} using {} at {}", self.name, self.api_version, self.time)
+            format!("{:?}{through} using {}", self.name, self.api_version)
         }
     }
 }
@@ -59,7 +66,7 @@ pub(crate) fn read(object: &Value) -> Vec<Manager> {
             apply: entry["operation"] == "Apply",
             api_version: text(entry, "apiVersion"),
             subresource: text(entry, "subresource"),
-            time: text(entry, "time"),
+            time: entry["time"].as_str().map(String::from),
             fields: Set::decode(&entry["fieldsV1"]),
         })
         .collect()
@@ -68,7 +75,9 @@ pub(crate) fn read(object: &Value) -> Vec<Manager> {
 pub(crate) fn write(object: &mut Value, mut managers: Vec<Manager>) {
     managers.retain(|m| !m.fields.is_empty());
     managers.sort_by(|a, b| {
-        let key = |m: &Manager| (!m.apply, m.time.clone(), m.name.clone(), m.subresource.clone());
+        let key = |m: &Manager| {
+            (!m.apply, m.time.clone(), m.name.clone(), m.api_version.clone(), m.subresource.clone())
+        };
         key(a).cmp(&key(b))
     });
     let entries: Vec<Value> = managers
@@ -76,9 +85,11 @@ pub(crate) fn write(object: &mut Value, mut managers: Vec<Manager>) {
         .map(|m| {
             let mut entry = json!({
                 "manager": m.name, "operation": if m.apply { "Apply" } else { "Update" },
-                "apiVersion": m.api_version, "time": m.time,
-                "fieldsType": "FieldsV1", "fieldsV1": m.fields.encode(),
+                "apiVersion": m.api_version, "fieldsType": "FieldsV1", "fieldsV1": m.fields.encode(),
             });
+            if let Some(time) = m.time {
+                entry["time"] = time.into();
+            }
             if !m.subresource.is_empty() {
                 entry["subresource"] = m.subresource.into();
             }
@@ -108,28 +119,66 @@ fn ownable(set: Set) -> Set {
         &["metadata", "managedFields"],
         &["metadata", "resourceVersion"],
     ];
-    NOT.iter().fold(set, |set, path| set.without(path))
+    let mut set = NOT.iter().fold(set, |set, path| set.without(path));
+    // The metadata as such is nobody's, what is in it is.
+    if let Some(metadata) = set.0.get_mut("f:metadata") {
+        metadata.member = false;
+        if metadata.below.is_empty() {
+            set.0.remove("f:metadata");
+        }
+    }
+    set
 }
 
-/// Carries out a server-side apply. Returns the merged object, with the managers of `live` not yet changed, and the new
-/// managers. Errors: conflicts, when not forced.
+/// Without the paths that the door in question does not write, and all below them.
+fn without_reset(set: Set, reset: &[&[&str]]) -> Set {
+    reset.iter().fold(set, |set, path| set.without(path))
+}
+
+/// The managers that a write which is not an apply starts from: a body may set them, or take them all away.
+fn given(old: &Value, new: &Value, writer: &Writer<'_>) -> Vec<Manager> {
+    let entries = new["metadata"].get("managedFields").and_then(Value::as_array);
+    let Some(entries) = entries.filter(|_| writer.subresource.is_empty()) else { return read(old) };
+    let bare = |entry: &Value| entry.as_object().is_some_and(Map::is_empty);
+    if entries.is_empty() || (entries.len() == 1 && entries.iter().all(bare)) {
+        return Vec::new();
+    }
+    let good = |entry: &Value| {
+        ["Apply", "Update"].iter().any(|o| entry["operation"] == *o)
+            && entry["apiVersion"].as_str().is_some_and(|v| !v.is_empty())
+            && entry["fieldsType"] == "FieldsV1"
+    };
+    if entries.iter().all(good) { read(new) } else { read(old) }
+}
+
+/// Carries out a server-side apply. `bare`: an object of the kind without content. Returns the merged object, with the
+/// managers of `live` not yet changed, and the new managers. Errors: conflicts, when not forced.
 pub(crate) fn apply(
     live: &Value,
     config: &Value,
+    bare: &Value,
     topology: &Topology<'_>,
     writer: &Writer<'_>,
     force: bool,
 ) -> Result<(Value, Vec<Manager>), Refusal> {
     let mut managers = read(live);
+    if managers.is_empty() {
+        let all = without_reset(compare(bare, live, topology).changed, writer.reset);
+        let first = Writer { name: "before-first-apply", ..writer.clone() };
+        let mine = entry(&first, false, Some(writer.time.into()), ownable(all));
+        managers.extend(Some(mine).filter(|m| !m.fields.is_empty()));
+    }
     let place = managers.iter().position(|m| m.is(writer, true));
     let before = place.map(|place| managers.remove(place));
-    let fields = ownable(Set::of(config, topology));
+    let fields = without_reset(Set::of(config, topology), writer.reset);
     let mut object = merged(live, config, topology);
-    if let Some(before) = &before {
+    if let Some(before) = before.as_ref().filter(|b| !b.fields.is_empty()) {
         let all = managers.iter().fold(fields.clone(), |all, m| all.union(&m.fields));
-        prune(&mut object, &before.fields, &all, topology);
+        object = prune(&object, &before.fields, &all, topology);
     }
-    let difference = compare(live, &object, topology);
+    let mut difference = compare(live, &object, topology);
+    difference.changed = without_reset(difference.changed, writer.reset);
+    difference.removed = without_reset(difference.removed, writer.reset);
     let conflicts: Vec<(String, String)> = managers
         .iter()
         .flat_map(|m| {
@@ -141,40 +190,39 @@ pub(crate) fn apply(
         return Err(conflict(&conflicts));
     }
     release(&mut managers, &difference);
-    let time = match &before {
-        // An apply that changes nothing leaves its time alone.
-        Some(before) if before.fields == fields => before.time.clone(),
-        _ => writer.time.to_string(),
-    };
-    managers.push(entry(writer, true, &time, fields));
+    let time = if object == *live { before.and_then(|b| b.time) } else { Some(writer.time.to_string()) };
+    managers.push(entry(writer, true, time, ownable(fields)));
     Ok((object, managers))
 }
 
 /// The managers after a write that is not an apply.
 pub(crate) fn update(old: &Value, new: &Value, topology: &Topology<'_>, writer: &Writer<'_>) -> Vec<Manager> {
-    let mut managers = read(old);
-    let difference = compare(old, new, topology);
-    let changed = ownable(difference.changed.clone());
-    let place = managers.iter().position(|m| m.is(writer, false));
-    let own = place.map(|place| managers.remove(place));
+    let mut managers = given(old, new, writer);
+    if managers.is_empty() && old["metadata"].get("uid").is_some() {
+        // Somebody took them all away: they are not followed again before the first apply.
+        return managers;
+    }
+    let mut difference = compare(old, new, topology);
+    difference.changed = without_reset(difference.changed, writer.reset);
+    difference.removed = without_reset(difference.removed, writer.reset);
     release(&mut managers, &difference);
-    let before = own.as_ref().map(|m| m.fields.clone()).unwrap_or_default();
-    let fields = before.union(&changed).difference(&difference.removed);
-    let time = match own {
-        Some(own) if own.fields == fields => own.time,
-        _ => writer.time.to_string(),
-    };
-    managers.push(entry(writer, false, &time, fields));
+    let changed = ownable(difference.changed);
+    if changed.is_empty() {
+        return managers;
+    }
+    let place = managers.iter().position(|m| m.is(writer, false));
+    let before = place.map(|place| managers.remove(place).fields).unwrap_or_default();
+    managers.push(entry(writer, false, Some(writer.time.into()), before.union(&changed)));
     managers
 }
 
-fn entry(writer: &Writer<'_>, apply: bool, time: &str, fields: Set) -> Manager {
+fn entry(writer: &Writer<'_>, apply: bool, time: Option<String>, fields: Set) -> Manager {
     Manager {
         name: writer.name.into(),
         apply,
         api_version: writer.api_version.into(),
         subresource: writer.subresource.into(),
-        time: time.into(),
+        time,
         fields,
     }
 }

@@ -1,10 +1,13 @@
 //! Merges what a manager applies, compares objects field by field, takes out what nobody wants any more. Pure.
+//!
+//! The rules are those of structured-merge-diff, version 6: which paths count as added, changed or removed decides who owns what.
 
 use super::{
     set::{Node, Set, field, item},
     topology::{List, Topology},
 };
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 /// What differs between two objects.
 #[derive(Clone, Debug, Default)]
@@ -18,8 +21,7 @@ pub(crate) struct Comparison {
 /// `live` with `config` laid over it. Nothing is taken away.
 pub(crate) fn merged(live: &Value, config: &Value, topology: &Topology<'_>) -> Value {
     match (live, config) {
-        _ if topology.is_leaf(config) => config.clone(),
-        (Value::Object(live), Value::Object(config)) => {
+        (Value::Object(live), Value::Object(config)) if !topology.is_atomic() => {
             let mut all = live.clone();
             for (name, value) in config {
                 let value = match live.get(name) {
@@ -30,7 +32,14 @@ pub(crate) fn merged(live: &Value, config: &Value, topology: &Topology<'_>) -> V
             }
             Value::Object(all)
         }
-        (Value::Array(live), Value::Array(config)) => Value::Array(merged_list(live, config, topology)),
+        (Value::Array(live), Value::Array(config)) if topology.list() != List::Atomic => {
+            Value::Array(merged_list(live, config, topology))
+        }
+        // A null lays nothing over fields that are owned one by one.
+        (Value::Object(fields), Value::Null) if !topology.is_atomic() && !fields.is_empty() => live.clone(),
+        (Value::Array(items), Value::Null) if topology.list() != List::Atomic && !items.is_empty() => {
+            live.clone()
+        }
         _ => config.clone(),
     }
 }
@@ -38,155 +47,225 @@ pub(crate) fn merged(live: &Value, config: &Value, topology: &Topology<'_>) -> V
 /// Items of the applied list keep the order that it gives them; others stay where they were, relative to these.
 fn merged_list(live: &[Value], config: &[Value], topology: &Topology<'_>) -> Vec<Value> {
     let list = topology.list();
-    let element = |value: &Value| item(&list, value);
-    let wanted: Vec<String> = config.iter().map(element).collect();
-    let mut rest = live.iter().map(|value| (element(value), value)).peekable();
-    let mut all = Vec::new();
-    let found = |name: &str| live.iter().find(|value| element(value) == name);
-    for (value, name) in config.iter().zip(&wanted) {
-        // What stands before this item in the live list and is nobody's in the applied one comes first.
-        while let Some((_, there)) = rest.next_if(|(other, _)| !wanted.contains(other)) {
-            all.push(there.clone());
-        }
-        rest.next_if(|(other, _)| wanted.contains(other));
-        all.push(match found(name) {
-            Some(there) => merged(there, value, &topology.item()),
-            None => value.clone(),
-        });
+    let mut there: BTreeMap<String, Option<&Value>> = BTreeMap::new();
+    let lefts: Vec<String> = live.iter().map(|value| item(&list, value)).collect();
+    for (name, value) in lefts.iter().zip(live) {
+        // What is there twice is not merged with anything.
+        there.entry(name.clone()).and_modify(|v| *v = None).or_insert(Some(value));
     }
-    all.extend(rest.filter(|(name, _)| !wanted.contains(name)).map(|(_, value)| value.clone()));
+    let rights: Vec<String> = config.iter().map(|value| item(&list, value)).collect();
+    let wanted = |name: &str| rights.iter().any(|r| r == name);
+    let mut shared = rights.iter().filter(|name| there.contains_key(*name));
+    let mut next = shared.next();
+    let inner = topology.item();
+    let merge = |name: &str, value: &Value| match there.get(name).copied().flatten() {
+        Some(before) => merged(before, value, &inner),
+        None => value.clone(),
+    };
+    let mut taken: Vec<&str> = Vec::new();
+    let mut all = Vec::new();
+    let (mut l, mut r) = (0, 0);
+    while l < lefts.len() || r < rights.len() {
+        if l < lefts.len() && r < rights.len() {
+            let name = lefts[l].as_str();
+            if name == rights[r] {
+                taken.push(name);
+                all.push(merge(name, &config[r]));
+                (l, r, next) = (l + 1, r + 1, shared.next());
+                continue;
+            }
+            if wanted(name) && next.is_some_and(|next| next != name) {
+                l += 1;
+                continue;
+            }
+        }
+        if l < lefts.len() {
+            let name = lefts[l].as_str();
+            if !wanted(name) {
+                all.push(live[l].clone());
+                l += 1;
+                continue;
+            }
+            if taken.contains(&name) {
+                l += 1;
+            }
+        }
+        if r < rights.len() {
+            let name = rights[r].as_str();
+            taken.push(name);
+            all.push(merge(name, &config[r]));
+            r += 1;
+            if next.is_some_and(|next| next == name) {
+                next = shared.next();
+            }
+        }
+    }
     all
 }
 
 /// What differs.
 pub(crate) fn compare(old: &Value, new: &Value, topology: &Topology<'_>) -> Comparison {
-    let mut found = Comparison::default();
+    let [changed, removed] = walk(Some(old), Some(new), topology);
+    Comparison { changed: changed.below, removed: removed.below }
+}
+
+/// The paths from here on that changed, and those that are gone.
+fn walk(old: Option<&Value>, new: Option<&Value>, topology: &Topology<'_>) -> [Node; 2] {
+    let mut found = [Node::default(), Node::default()];
+    if old == new {
+        return found;
+    }
+    let [changed, removed] = &mut found;
+    let descended = match (old.unwrap_or(&Value::Null), new.unwrap_or(&Value::Null)) {
+        (Value::Object(_) | Value::Null, Value::Object(_) | Value::Null) if !topology.is_atomic() => {
+            fields(old, new, topology, changed, removed)
+        }
+        (Value::Array(_) | Value::Null, Value::Array(_) | Value::Null) if topology.list() != List::Atomic => {
+            items(old, new, topology, changed, removed)
+        }
+        // A scalar that became a structure, or the reverse: its old paths are gone.
+        (before @ (Value::Object(_) | Value::Array(_)), _) if new.is_some() && !topology.is_leaf(before) => {
+            removed.below = Set::of(before, topology);
+            false
+        }
+        _ => false,
+    };
     match (old, new) {
-        (Value::Object(old), Value::Object(new)) if !topology.is_atomic() => {
-            compare_fields(old, new, topology, &mut found);
-        }
-        (Value::Array(old), Value::Array(new)) => {
-            let list = topology.list();
-            let pick = |all: &[Value], name: &str| all.iter().find(|v| item(&list, v) == name).cloned();
-            for value in new {
-                let name = item(&list, value);
-                let before = pick(old, &name);
-                entry(&name, before.as_ref(), Some(value), &topology.item(), true, &mut found);
-            }
-            for value in old {
-                let name = item(&list, value);
-                if pick(new, &name).is_none() {
-                    entry(&name, Some(value), None, &topology.item(), true, &mut found);
-                }
-            }
-        }
-        _ => {}
+        (None, _) => changed.member = true,
+        (_, None) => removed.member = true,
+        // The paths below tell.
+        _ if descended => {}
+        _ => changed.member = true,
     }
     found
 }
 
-fn compare_fields(
-    old: &Map<String, Value>,
-    new: &Map<String, Value>,
-    topology: &Topology<'_>,
-    found: &mut Comparison,
-) {
-    for (name, value) in new {
-        entry(&field(name), old.get(name), Some(value), &topology.field(name), false, found);
-    }
-    for (name, value) in old {
-        if !new.contains_key(name) {
-            entry(&field(name), Some(value), None, &topology.field(name), false, found);
-        }
+fn put(set: &mut Set, element: String, node: Node) {
+    if node != Node::default() {
+        set.0.insert(element, node);
     }
 }
 
-/// One field or item.
-fn entry(
-    name: &str,
+fn fields(
     old: Option<&Value>,
     new: Option<&Value>,
     topology: &Topology<'_>,
-    is_item: bool,
-    found: &mut Comparison,
-) {
-    // The paths of a whole value, itself included where it counts.
-    let whole = |value: &Value| -> Node {
-        let leaf = topology.is_leaf(value);
-        let below = if leaf { Set::default() } else { Set::of(value, topology) };
-        let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
-        Node { member: leaf || empty || is_item || topology.is_map_entry(), below }
-    };
-    let put = |set: &mut Set, node: Node| {
-        if node != Node::default() {
-            set.0.insert(name.to_string(), node);
-        }
-    };
-    match (old, new) {
-        (Some(old), Some(new)) if old == new => {}
-        (Some(old), Some(new)) if topology.is_leaf(new) || topology.is_leaf(old) => {
-            put(&mut found.changed, whole(new));
-            // A scalar that became a structure, or the reverse: its old paths are gone.
-            if !topology.is_leaf(old) {
-                put(&mut found.removed, whole(old));
-            }
-        }
-        (Some(old), Some(new)) => {
-            let below = compare(old, new, topology);
-            put(&mut found.changed, Node { member: false, below: below.changed });
-            put(&mut found.removed, Node { member: false, below: below.removed });
-        }
-        (None, Some(new)) => put(&mut found.changed, whole(new)),
-        (Some(old), None) => put(&mut found.removed, whole(old)),
-        (None, None) => {}
+    changed: &mut Node,
+    removed: &mut Node,
+) -> bool {
+    let nothing = Map::new();
+    let of = |value: Option<&Value>| value.and_then(Value::as_object).cloned();
+    let (before, after) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
+    let (before, after) = (before.unwrap_or(&nothing), after.unwrap_or(&nothing));
+    if before.is_empty() && after.is_empty() {
+        // Empty, null and absent are told apart as a whole.
+        return of(old).is_none() && of(new).is_none() && old.is_some() && new.is_some();
     }
+    let mut child = |name: &String, old: Option<&Value>, new: Option<&Value>| {
+        let [c, r] = walk(old, new, &topology.field(name));
+        put(&mut changed.below, field(name), c);
+        put(&mut removed.below, field(name), r);
+    };
+    for (name, value) in after {
+        child(name, before.get(name), Some(value));
+    }
+    for (name, value) in before {
+        if !after.contains_key(name) {
+            child(name, Some(value), None);
+        }
+    }
+    true
 }
 
-/// Takes out what was in `before` and is not in `keep`, which holds the paths of all managers.
-pub(crate) fn prune(value: &mut Value, before: &Set, keep: &Set, topology: &Topology<'_>) {
+fn items(
+    old: Option<&Value>,
+    new: Option<&Value>,
+    topology: &Topology<'_>,
+    changed: &mut Node,
+    removed: &mut Node,
+) -> bool {
+    let of = |value: Option<&'_ Value>| value.and_then(Value::as_array).map_or(0, Vec::len);
+    if of(old) == 0 && of(new) == 0 {
+        return false;
+    }
+    let list = topology.list();
+    let indexed = |value: Option<&Value>| -> Vec<(String, Value)> {
+        let items = value.and_then(Value::as_array).into_iter().flatten();
+        items.map(|value| (item(&list, value), value.clone())).collect()
+    };
+    let (before, after) = (indexed(old), indexed(new));
+    let pick = |all: &[(String, Value)], name: &str| {
+        all.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone())
+    };
+    let inner = topology.item();
+    let mut child = |name: &str, old: Option<&Value>, new: Option<&Value>| {
+        let [c, r] = walk(old, new, &inner);
+        put(&mut changed.below, name.into(), c);
+        put(&mut removed.below, name.into(), r);
+    };
+    for (name, value) in &after {
+        child(name, pick(&before, name).as_ref(), Some(value));
+    }
+    for (name, value) in &before {
+        if pick(&after, name).is_none() {
+            child(name, Some(value), None);
+        }
+    }
+    true
+}
+
+/// Takes out what was in `before`, unless somebody owns it still (`owned`: the paths of all managers), or it was never
+/// this manager's.
+pub(crate) fn prune(merged: &Value, before: &Set, owned: &Set, topology: &Topology<'_>) -> Value {
+    let before = before.named(topology);
+    let all = Set::of(merged, topology).named(topology);
+    let pruned = without(merged, &before, topology);
+    let kept = Set::of(&pruned, topology).named(topology).union(&owned.named(topology));
+    let pruned = without(merged, &all.difference(&kept), topology);
+    let kept = Set::of(&pruned, topology).named(topology);
+    without(merged, &all.difference(&kept).intersection(&before), topology)
+}
+
+/// A value without some of its paths. A structure of which nothing is left becomes null.
+fn without(value: &Value, paths: &Set, topology: &Topology<'_>) -> Value {
+    if paths.0.is_empty() {
+        return value.clone();
+    }
     match value {
         Value::Object(fields) => {
-            fields.retain(|name, value| {
-                let Some(node) = before.0.get(&field(name)) else { return true };
-                stays(value, node, keep.0.get(&field(name)), &topology.field(name), false)
-            });
+            if fields.is_empty() || topology.is_atomic() {
+                return Value::Null;
+            }
+            let mut left = Map::new();
+            for (name, value) in fields {
+                match paths.0.get(&field(name)) {
+                    Some(node) if node.member => {}
+                    Some(node) => {
+                        left.insert(name.clone(), without(value, &node.below, &topology.field(name)));
+                    }
+                    None => {
+                        left.insert(name.clone(), value.clone());
+                    }
+                }
+            }
+            if left.is_empty() { Value::Null } else { Value::Object(left) }
         }
         Value::Array(items) => {
             let list = topology.list();
-            if list == List::Atomic {
-                return;
+            if items.is_empty() || list == List::Atomic {
+                return Value::Null;
             }
-            items.retain_mut(|value| {
-                let name = item(&list, value);
-                let Some(node) = before.0.get(&name) else { return true };
-                stays(value, node, keep.0.get(&name), &topology.item(), true)
-            });
+            let inner = topology.item();
+            let left: Vec<Value> = items
+                .iter()
+                .filter_map(|value| match paths.0.get(&item(&list, value)) {
+                    Some(node) if node.member => None,
+                    Some(node) => Some(without(value, &node.below, &inner)),
+                    None => Some(value.clone()),
+                })
+                .collect();
+            if left.is_empty() { Value::Null } else { Value::Array(left) }
         }
-        _ => {}
+        other => other.clone(),
     }
-}
-
-fn stays(
-    value: &mut Value,
-    before: &Node,
-    keep: Option<&Node>,
-    topology: &Topology<'_>,
-    is_item: bool,
-) -> bool {
-    let wanted = keep.is_some_and(|k| k.member || !k.below.is_empty());
-    if before.member && !wanted {
-        return false;
-    }
-    if before.below.is_empty() {
-        return true;
-    }
-    let nothing = Set::default();
-    prune(value, &before.below, keep.map_or(&nothing, |k| &k.below), topology);
-    // A structure of which nothing is left goes too, unless somebody wants the empty one.
-    let empty = match &*value {
-        Value::Object(fields) => fields.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        _ => false,
-    };
-    !empty || wanted || is_item
 }

@@ -109,6 +109,20 @@ impl Set {
         self.keep(other, |ours, theirs| ours && theirs)
     }
 
+    /// With every named field that has paths below it as a path of its own: what is removed or kept is whole structures.
+    pub fn named(&self, topology: &Topology<'_>) -> Self {
+        let nodes = self.0.iter().map(|(element, node)| {
+            let (inner, named) = match element.strip_prefix("f:") {
+                Some(name) => (topology.field(name), true),
+                None => (topology.item(), false),
+            };
+            let structure = named && !inner.is_map_entry() && !node.below.0.is_empty();
+            let node = Node { member: node.member || structure, below: node.below.named(&inner) };
+            (element.clone(), node)
+        });
+        Self(nodes.collect())
+    }
+
     /// Without one path (given as field names) and all below it.
     pub fn without(mut self, path: &[&str]) -> Self {
         if let [last] = path {

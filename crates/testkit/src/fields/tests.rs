@@ -6,7 +6,7 @@ use super::{
 use serde_json::{Value, json};
 
 fn writer(name: &'static str) -> Writer<'static> {
-    Writer { name, api_version: "v1", subresource: "", time: "2026-01-01T00:00:00Z" }
+    Writer { name, api_version: "v1", subresource: "", time: "2026-01-01T00:00:00Z", reset: &[] }
 }
 
 /// Applies, and writes the new managers into the result.
@@ -19,7 +19,7 @@ fn applied(
 ) -> Result<Value, String> {
     let topology = Topology::built_in(kind);
     let (mut object, managers) =
-        apply(live, &config, &topology, &writer(manager), force).map_err(|r| r.message)?;
+        apply(live, &config, &empty(), &topology, &writer(manager), force).map_err(|r| r.message)?;
     write(&mut object, managers);
     Ok(object)
 }
@@ -201,7 +201,8 @@ fn an_apply_that_repeats_itself_changes_nothing_not_even_the_time() {
     let config = json!({"data": {"a": "1"}});
     let one = applied("ConfigMap", &empty(), config.clone(), "alpha", false).unwrap();
     let later = Writer { time: "2027-01-01T00:00:00Z", ..writer("alpha") };
-    let (mut two, managers) = apply(&one, &config, &Topology::built_in("ConfigMap"), &later, false).unwrap();
+    let (mut two, managers) =
+        apply(&one, &config, &empty(), &Topology::built_in("ConfigMap"), &later, false).unwrap();
     write(&mut two, managers);
     assert_eq!(two, one);
 }

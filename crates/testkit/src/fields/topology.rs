@@ -20,6 +20,8 @@ pub(crate) struct Topology<'a> {
     place: Place<'a>,
     /// Whether this is the value of a map's entry, not of a named field.
     entry: bool,
+    /// Whether this is an item of the list at this place.
+    item: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -27,32 +29,103 @@ enum Place<'a> {
     /// The schema of a whole custom object.
     Root(&'a Value),
     Schema(&'a Value),
-    /// A built-in kind, and the names of the fields down to here, items left out.
-    BuiltIn(&'a str, Vec<String>),
+    /// A built-in kind, and the names of the last two fields down to here, items left out.
+    BuiltIn(&'a str, &'static str, &'static str),
+}
+
+/// The names of fields that the tables below know; all others are alike to them.
+const NAMES: [&str; 62] = [
+    "addresses",
+    "cephfs",
+    "cinder",
+    "claims",
+    "conditions",
+    "configMapKeyRef",
+    "containers",
+    "controllerExpandSecretRef",
+    "controllerPublishSecretRef",
+    "csi",
+    "dataSource",
+    "env",
+    "ephemeralContainers",
+    "failed",
+    "fieldRef",
+    "fileKeyRef",
+    "finalizers",
+    "flexVolume",
+    "hostAliases",
+    "imagePullSecrets",
+    "initContainers",
+    "involvedObject",
+    "iscsi",
+    "labelSelector",
+    "metadata",
+    "namespaceSelector",
+    "nodeAffinity",
+    "nodeExpandSecretRef",
+    "nodePublishSecretRef",
+    "nodeSelector",
+    "nodeStageSecretRef",
+    "ownerReferences",
+    "podCIDRs",
+    "podIPs",
+    "ports",
+    "preference",
+    "rbd",
+    "regarding",
+    "related",
+    "required",
+    "requiredDuringSchedulingIgnoredDuringExecution",
+    "resourceClaimStatuses",
+    "resourceClaims",
+    "resourceFieldRef",
+    "resources",
+    "roleRef",
+    "scaleIO",
+    "schedulingGates",
+    "secretKeyRef",
+    "secretRef",
+    "secrets",
+    "selector",
+    "spec",
+    "status",
+    "storageos",
+    "succeeded",
+    "targetRef",
+    "topologySpreadConstraints",
+    "uncountedTerminatedPods",
+    "volumeDevices",
+    "volumeMounts",
+    "volumes",
+];
+
+fn known(name: &str) -> &'static str {
+    NAMES.binary_search(&name).map_or("", |at| NAMES[at])
 }
 
 impl<'a> Topology<'a> {
     pub fn built_in(kind: &'a str) -> Self {
-        Self { place: Place::BuiltIn(kind, Vec::new()), entry: false }
+        Self { place: Place::BuiltIn(kind, "", ""), entry: false, item: false }
     }
 
     pub fn custom(schema: &'a Value) -> Self {
-        Self { place: Place::Root(schema), entry: false }
+        Self { place: Place::Root(schema), entry: false, item: false }
     }
 
     pub fn field(&self, name: &str) -> Self {
         match &self.place {
-            Place::BuiltIn(kind, path) => {
-                let path: Vec<String> = path.iter().cloned().chain([name.to_string()]).collect();
-                Self { place: Place::BuiltIn(kind, path), entry: false }
+            Place::BuiltIn(kind, _, parent) => {
+                Self { place: Place::BuiltIn(kind, parent, known(name)), entry: false, item: false }
             }
             // The metadata of custom objects is that of all others.
             Place::Root(_) if name == "metadata" => {
-                Self { place: Place::BuiltIn("", vec![name.into()]), entry: false }
+                Self { place: Place::BuiltIn("", "", "metadata"), entry: false, item: false }
             }
             Place::Root(schema) | Place::Schema(schema) => match schema["properties"].get(name) {
-                Some(property) => Self { place: Place::Schema(property), entry: false },
-                None => Self { place: Place::Schema(&schema["additionalProperties"]), entry: true },
+                Some(property) => Self { place: Place::Schema(property), entry: false, item: false },
+                None => {
+                    Self { place: Place::Schema(&schema["additionalProperties"]), entry: true, item: false }
+                }
             },
         }
     }
@@ -62,7 +135,7 @@ impl<'a> Topology<'a> {
             Place::Root(schema) | Place::Schema(schema) => Place::Schema(&schema["items"]),
             built_in => built_in.clone(),
         };
-        Self { place, entry: false }
+        Self { place, entry: false, item: true }
     }
 
     pub fn is_map_entry(&self) -> bool {
@@ -81,7 +154,8 @@ impl<'a> Topology<'a> {
     pub fn is_atomic(&self) -> bool {
         match &self.place {
             Place::Root(schema) | Place::Schema(schema) => schema["x-kubernetes-map-type"] == "atomic",
-            Place::BuiltIn(kind, path) => atomic(kind, path),
+            Place::BuiltIn(_, _, name) if self.item => atomic_items(name),
+            Place::BuiltIn(kind, parent, name) => atomic(kind, parent, name),
         }
     }
 
@@ -103,56 +177,60 @@ impl<'a> Topology<'a> {
                 ),
                 _ => List::Atomic,
             },
-            Place::BuiltIn(kind, path) => list(kind, path),
+            Place::BuiltIn(kind, parent, name) => list(kind, parent, name),
         }
     }
 }
 
-fn ends(path: &[String]) -> (&str, &str) {
-    let at = |back: usize| path.len().checked_sub(back).and_then(|i| path.get(i)).map_or("", String::as_str);
-    (at(2), at(1))
-}
-
-fn atomic(kind: &str, path: &[String]) -> bool {
-    let (parent, name) = ends(path);
+fn atomic(kind: &str, parent: &str, name: &str) -> bool {
     match name {
         // Selectors by label, of every kind; that of a Service is a plain map, and atomic as well.
         "selector" | "labelSelector" | "namespaceSelector" => true,
         "nodeSelector" => true,
-        "secretKeyRef" | "configMapKeyRef" | "fieldRef" | "resourceFieldRef" => true,
-        "dataSource" | "claimRef" | "roleRef" | "involvedObject" | "regarding" | "related" => true,
+        "secretKeyRef" | "configMapKeyRef" | "fileKeyRef" | "fieldRef" | "resourceFieldRef" => true,
+        "dataSource" | "roleRef" | "involvedObject" | "regarding" | "related" => true,
         "secretRef"
-            if ["cephfs", "csi", "flexVolume", "iscsi", "rbd", "scaleIO", "storageos"].contains(&parent) =>
+            if ["cephfs", "cinder", "csi", "flexVolume", "iscsi", "rbd", "scaleIO", "storageos"]
+                .contains(&parent) =>
         {
             true
         }
-        "nodePublishSecretRef" | "targetRef" => true,
+        "nodePublishSecretRef" | "nodeStageSecretRef" | "nodeExpandSecretRef" => true,
+        "controllerPublishSecretRef" | "controllerExpandSecretRef" => true,
+        "targetRef" | "preference" => true,
+        "requiredDuringSchedulingIgnoredDuringExecution" => parent == "nodeAffinity",
         _ => kind == "PersistentVolume" && name == "required",
     }
 }
 
-fn list(kind: &str, path: &[String]) -> List {
+/// Items of lists that are maps, which have no paths within.
+fn atomic_items(name: &str) -> bool {
+    ["ownerReferences", "imagePullSecrets", "secrets"].contains(&name)
+}
+
+fn list(kind: &str, parent: &str, name: &str) -> List {
     let by = |key: &str| List::Map(vec![(key.into(), None)]);
-    let (parent, name) = ends(path);
-    match (kind, parent, name) {
-        (_, "metadata", "ownerReferences") => by("uid"),
-        (_, "metadata", "finalizers") => List::Set,
-        ("ServiceAccount", _, "secrets") => by("name"),
-        ("ServiceAccount", ..) => List::Atomic,
-        ("Job", "status", "conditions") => List::Atomic,
-        (_, "status", "conditions") => by("type"),
-        ("Service", "spec", "ports") => {
+    let pods = ["Pod", "StatefulSet", "Job"].contains(&kind);
+    let container = || ["containers", "initContainers", "ephemeralContainers"].contains(&parent);
+    match (parent, name) {
+        ("metadata", "ownerReferences") => by("uid"),
+        ("metadata", "finalizers") => List::Set,
+        (_, "secrets") if kind == "ServiceAccount" => by("name"),
+        ("status", "conditions") if kind != "Job" => by("type"),
+        ("status", "addresses") if kind == "Node" => by("type"),
+        ("spec", "podCIDRs") if kind == "Node" => List::Set,
+        ("spec", "ports") if kind == "Service" => {
             List::Map(vec![("port".into(), None), ("protocol".into(), Some(json!("TCP")))])
         }
-        (_, "containers" | "initContainers" | "ephemeralContainers", "ports") => {
+        (_, "addresses") if kind == "EndpointSlice" => List::Set,
+        (_, "ports") if container() => {
             List::Map(vec![("containerPort".into(), None), ("protocol".into(), Some(json!("TCP")))])
         }
-        (_, "containers" | "initContainers" | "ephemeralContainers", "env") => by("name"),
-        (_, "containers" | "initContainers" | "ephemeralContainers", "volumeMounts") => by("mountPath"),
-        (_, "containers" | "initContainers" | "ephemeralContainers", "volumeDevices") => by("devicePath"),
-        (_, "resources", "claims") => by("name"),
+        (_, "env") if container() => by("name"),
+        (_, "volumeMounts") if container() => by("mountPath"),
+        (_, "volumeDevices") if container() => by("devicePath"),
+        ("resources", "claims") => by("name"),
         (
-            "Pod" | "StatefulSet" | "Job",
             "spec",
             "containers"
             | "initContainers"
@@ -161,13 +239,14 @@ fn list(kind: &str, path: &[String]) -> List {
             | "imagePullSecrets"
             | "schedulingGates"
             | "resourceClaims",
-        ) => by("name"),
-        ("Pod" | "StatefulSet" | "Job", "spec", "hostAliases") => by("ip"),
-        ("Pod" | "StatefulSet" | "Job", "spec", "topologySpreadConstraints") => {
+        ) if pods => by("name"),
+        ("spec", "hostAliases") if pods => by("ip"),
+        ("spec", "topologySpreadConstraints") if pods => {
             List::Map(vec![("topologyKey".into(), None), ("whenUnsatisfiable".into(), None)])
         }
-        ("Pod", "status", "podIPs") => by("ip"),
-        ("PersistentVolume" | "Node", "spec", "podCIDRs") => List::Set,
+        ("status", "podIPs") => by("ip"),
+        ("status", "resourceClaimStatuses") => by("name"),
+        ("uncountedTerminatedPods", "succeeded" | "failed") => List::Set,
         _ => List::Atomic,
     }
 }

@@ -1,6 +1,6 @@
 //! POST, and the writes that create because nothing is there yet.
 
-use super::{Options, State, Written, meta, set_meta};
+use super::{Options, State, Written, fits, meta, set_meta};
 use crate::{
     builtin,
     fields::managers::{self, Manager, Writer},
@@ -20,38 +20,58 @@ impl State {
         &mut self,
         index: usize,
         namespace: &str,
-        body: Value,
+        mut body: Value,
         options: &Options,
         applied: Option<Vec<Manager>>,
     ) -> Result<Written, Refusal> {
         let kind = self.kind(index);
-        let mut object = self.decoded(&kind, body, options.strict)?;
+        super::is_object(&kind, &mut body)?;
+        let posted = applied.is_none();
+        let mut object = self.read(&kind, body, options)?;
+        for field in
+            ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "uid", "selfLink"]
+        {
+            set_meta(&mut object, field, Value::Null);
+        }
         self.place(&kind, namespace, &mut object)?;
+        // What the server fills in from here on nobody owns.
+        let owners = applied.unwrap_or_else(|| {
+            let time = self.clock.stamp();
+            let api_version = kind.api_version();
+            let writer = Writer {
+                name: &options.manager,
+                api_version: &api_version,
+                subresource: &options.subresource,
+                time: &time,
+                reset: options.reset(&kind),
+            };
+            if !fits(&kind, &object) {
+                return Vec::new();
+            }
+            managers::update(&Self::bare(&kind), &object, &self.topology(&kind), &writer)
+        });
+        managers::write(&mut object, owners);
+        if kind.namespaced {
+            self.admit_into(&kind, meta(&object, "name"), namespace)?;
+        }
+
         if object["metadata"].get("name").is_none() {
             let prefix = meta(&object, "generateName");
             if prefix.is_empty() {
-                let fault = Fault::required("metadata.name", "name or generateName is required");
-                return Err(Refusal::invalid(&kind, &kind.kind, "", &[fault]));
+                let mut faults = vec![Fault::required("metadata.name", "name or generateName is required")];
+                if kind.is_custom() {
+                    faults.push(Fault::unchecked());
+                }
+                return Err(Refusal::invalid(&kind, &kind.kind, "", &faults));
             }
             let name = format!("{}{}", &prefix[..prefix.len().min(58)], self.ids.suffix());
             set_meta(&mut object, "name", name.into());
         }
         let name = meta(&object, "name").to_string();
-        let home = self.home(index);
-        let key = Key { kind: home, namespace: namespace.into(), name: name.clone() };
-        if kind.namespaced {
-            self.admit_into(&kind, &name, namespace)?;
-        }
-        if !meta(&object, "resourceVersion").is_empty() {
-            return Err(Refusal::internal("resourceVersion should not be set on objects to be created"));
-        }
-
+        let key = Key { kind: self.home(index), namespace: namespace.into(), name: name.clone() };
         let uid = self.ids.uid();
         set_meta(&mut object, "uid", uid.clone().into());
         set_meta(&mut object, "creationTimestamp", self.clock.stamp().into());
-        for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"] {
-            set_meta(&mut object, field, Value::Null);
-        }
         if kind.generation {
             set_meta(&mut object, "generation", json!(1));
         }
@@ -60,45 +80,74 @@ impl State {
         {
             fields.remove("status");
         }
-        self.prepare(&kind, &mut object, &uid)?;
+        // What is filled in from here on is shown, but stored with the next write only.
+        let unsettled = match kind.kind.as_str() {
+            "PersistentVolumeClaim" => true,
+            "Job" => object["metadata"].get("labels").is_none(),
+            _ => false,
+        };
+        self.prepare(&kind, &mut object, &uid, options.subresource.is_empty())?;
+        let mut unsettled = unsettled;
         match &kind.body {
             // A default of the status is there as soon as the object is read back.
-            Body::Custom(custom) => shape::fill(&custom.schema, &mut object),
+            Body::Custom(custom) => {
+                shape::fill(&custom.schema, &mut object);
+                unsettled = kind.status && object.get("status").is_some();
+            }
             Body::Typed(_) => builtin::fill(&kind.kind, &mut object),
         }
 
-        let mut faults = super::meta::faults(&kind, &object);
-        if let Body::Custom(custom) = &kind.body {
-            faults.extend(custom.faults(&object, None));
+        let mut faults = Vec::new();
+        match &kind.body {
+            Body::Custom(custom) => {
+                faults = super::meta::faults(&kind, &object);
+                let blocked = faults.iter().any(Fault::blocks_rules);
+                faults.extend(custom.faults(&object, None, blocked, false));
+            }
+            Body::Typed(_) => faults.extend(builtin::faults(&kind.kind, &object, None, false)),
+        }
+        // These two leave their metadata to those who look after them.
+        let has_meta = kind.is_custom();
+        if !has_meta && (faults.is_empty() || !["PodDisruptionBudget", "Event"].contains(&kind.kind.as_str()))
+        {
+            faults.splice(0..0, super::meta::faults(&kind, &object));
         }
         if !faults.is_empty() {
             return Err(Refusal::invalid(&kind, &kind.kind, &name, &faults));
         }
-
-        let owners = applied.unwrap_or_else(|| {
-            set_meta(&mut object, "managedFields", Value::Null);
-            let time = self.clock.stamp();
-            let api_version = kind.api_version();
-            let writer = Writer {
-                name: &options.manager,
-                api_version: &api_version,
-                subresource: &options.subresource,
-                time: &time,
-            };
-            let nothing = json!({"metadata": {}});
-            managers::update(&nothing, &object, &self.topology(&kind), &writer)
-        });
-        managers::write(&mut object, owners);
-
-        if self.store.get(&key).is_some() {
-            return Err(Refusal::already_exists(&kind, &name));
+        // One that is no number counts as none; a dry run does not get as far as where it is looked at.
+        if posted
+            && !options.dry_run
+            && meta(&object, "resourceVersion").parse::<u64>().is_ok_and(|version| version > 0)
+        {
+            return Err(Refusal::internal("resourceVersion should not be set on objects to be created"));
         }
+
+        if let Some(there) = self.store.get(&key) {
+            let mut refusal = Refusal::already_exists(&kind, &name);
+            if !meta(&object, "generateName").is_empty() {
+                refusal.message += ", the server was not able to generate a unique name for the object";
+                refusal.details["retryAfterSeconds"] = json!(1);
+            }
+            if there["metadata"].get("deletionTimestamp").is_some() {
+                refusal.message = format!("object is being deleted: {}", refusal.message);
+            }
+            return Err(refusal);
+        }
+        // An answer to a dry run repeats one that is none.
+        if !options.dry_run || meta(&object, "resourceVersion").is_empty() {
+            set_meta(&mut object, "resourceVersion", Value::Null);
+        }
+        builtin::settle(&kind.kind, &mut object);
         let mut object = self.stored(index, object);
         if options.dry_run {
             return Ok(Written { object: Arc::new(object), code: 201 });
         }
         if kind.kind == "Namespace" {
             object["status"]["phase"] = "Active".into();
+        }
+        if unsettled {
+            self.unsettled.insert(uid.clone());
         }
         self.uids.insert(uid, key.clone());
         Ok(Written { object: self.store.put(key, object), code: 201 })
@@ -135,8 +184,8 @@ impl State {
         Ok(())
     }
 
-    /// What only the server can fill in.
-    fn prepare(&mut self, kind: &Kind, object: &mut Value, uid: &str) -> Result<(), Refusal> {
+    /// What only the server can fill in. `whole`: it is made through its main door.
+    fn prepare(&mut self, kind: &Kind, object: &mut Value, uid: &str, whole: bool) -> Result<(), Refusal> {
         let name = meta(object, "name").to_string();
         match kind.kind.as_str() {
             _ if kind.is_custom() => {}
@@ -144,7 +193,8 @@ impl State {
                 object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name.into();
                 object["spec"]["finalizers"] = json!(["kubernetes"]);
             }
-            "Pod" => object["status"] = json!({"phase": "Pending"}),
+            "Pod" => super::admission::pod(object),
+            "PodDisruptionBudget" => object["status"] = json!({}),
             "StatefulSet" => object["status"] = json!({"replicas": 0, "availableReplicas": 0}),
             "Job" => {
                 object["status"] = json!({});
@@ -172,6 +222,8 @@ impl State {
                     object["spec"]["storageClassName"] = class.into();
                 }
             }
+            // Who makes one through its status gets no address.
+            "Service" if !whole => object["status"] = json!({"loadBalancer": {}}),
             "Service" => self.address(object),
             _ => {}
         }
@@ -188,6 +240,7 @@ impl State {
     }
 
     fn address(&mut self, service: &mut Value) {
+        service["status"] = json!({"loadBalancer": {}});
         let spec = &mut service["spec"];
         if spec["type"] == "ExternalName" {
             return;
@@ -206,6 +259,5 @@ impl State {
         if spec.get("ipFamilyPolicy").is_none() {
             spec["ipFamilyPolicy"] = if dual { "RequireDualStack" } else { "SingleStack" }.into();
         }
-        service["status"] = json!({"loadBalancer": {}});
     }
 }

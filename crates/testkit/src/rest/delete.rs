@@ -4,7 +4,7 @@ use super::{State, Written, finalizers, meta, set_meta};
 use crate::{
     clock,
     kinds::Kind,
-    status::{self, Refusal},
+    status::{self, Fault, Refusal},
     store::Key,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -27,6 +27,19 @@ pub(crate) struct DeleteOptions {
     pub orphan_dependents: Option<bool>,
     pub propagation_policy: Option<String>,
     pub dry_run: Vec<String>,
+}
+
+impl DeleteOptions {
+    /// Errors: a policy that there is not.
+    pub fn valid(&self) -> Result<(), Refusal> {
+        let Some(policy) = self.propagation_policy.as_deref() else { return Ok(()) };
+        if ["Orphan", "Background", "Foreground"].contains(&policy) {
+            return Ok(());
+        }
+        let supported: Vec<Value> = ["Foreground", "Background", "Orphan", "nil"].map(Value::from).to_vec();
+        let fault = Fault::not_supported("propagationPolicy", &policy.into(), &supported);
+        Err(Refusal::invalid_options("DeleteOptions", &fault))
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -59,16 +72,11 @@ impl State {
     ) -> Result<Written, Refusal> {
         let kind = self.kind(index);
         let key = Key { kind: self.home(index), namespace: namespace.into(), name: name.into() };
+        options.valid()?;
         let Some(old) = self.store.get(&key).cloned() else { return Err(Refusal::not_found(&kind, name)) };
         check(&kind, &old, &options.preconditions)?;
-        if let Some(policy) = options.propagation_policy.as_deref()
-            && !["Orphan", "Background", "Foreground"].contains(&policy)
-        {
-            return Err(Refusal::bad_request(format!(
-                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: {policy:?}"
-            )));
-        }
-        if options.dry_run.iter().any(|d| d == "All") {
+        let dry = options.dry_run.iter().any(|d| d == "All");
+        if dry && kind.kind == "Namespace" {
             return Ok(Written { object: old, code: 200 });
         }
         if kind.kind == "Namespace" {
@@ -90,11 +98,11 @@ impl State {
                 }
                 set_meta(&mut new, "deletionTimestamp", at.clone().into());
                 set_meta(&mut new, "deletionGracePeriodSeconds", json!(seconds));
-                let stored = if new == *old { old } else { self.store.put(key.clone(), new) };
+                let stored = self.marked(&key, old, new, dry);
                 if pending || *seconds > 0 {
                     return Ok(Written { object: stored, code: 200 });
                 }
-                return Ok(self.remove(&kind, key, &stored));
+                return Ok(self.remove(&kind, key, &stored, dry));
             }
             Grace::None if pending => {
                 if old["metadata"].get("deletionGracePeriodSeconds").is_none() {
@@ -104,19 +112,38 @@ impl State {
                     set_meta(&mut new, "deletionTimestamp", self.clock.stamp().into());
                 }
                 set_meta(&mut new, "deletionGracePeriodSeconds", json!(0));
-                let stored = if new == *old { old } else { self.store.put(key, new) };
+                let stored = self.marked(&key, old, new, dry);
                 return Ok(Written { object: stored, code: 200 });
             }
             _ => {}
         }
-        Ok(self.remove(&kind, key, &old))
+        Ok(self.remove(&kind, key, &old, dry))
     }
 
-    fn remove(&mut self, kind: &Kind, key: Key, object: &Arc<Value>) -> Written {
+    /// The object with its marks of deletion, stored unless nothing changed or nothing is to change.
+    fn marked(&mut self, key: &Key, old: Arc<Value>, new: Value, dry: bool) -> Arc<Value> {
+        if new == *old {
+            old
+        } else if dry {
+            Arc::new(new)
+        } else {
+            self.unsettled.remove(meta(&new, "uid"));
+            self.store.put(key.clone(), new)
+        }
+    }
+
+    fn remove(&mut self, kind: &Kind, key: Key, object: &Arc<Value>, dry: bool) -> Written {
         let name = key.name.clone();
-        self.store.remove(key);
+        if !dry {
+            self.store.remove(key);
+        }
         let object = if kind.returns_deleted {
-            Arc::clone(object)
+            // As it was, under the revision in which it went.
+            let mut gone = Value::clone(object);
+            if !dry {
+                set_meta(&mut gone, "resourceVersion", self.store.revision.to_string().into());
+            }
+            Arc::new(gone)
         } else {
             Arc::new(status::deleted(kind, &name, &object["metadata"]["uid"]))
         };

@@ -2,10 +2,14 @@
 
 use super::{Options, State, Written, meta, set_meta};
 use crate::{
+    builtin,
     fields::managers::{self, Writer},
+    kinds::{Body, Kind},
+    schema::shape,
     status::{Fault, Refusal},
     store::Key,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
 /// The kinds of patches.
@@ -29,28 +33,48 @@ impl State {
     ) -> Result<Written, Refusal> {
         let kind = self.kind(index);
         let key = Key { kind: self.home(index), namespace: namespace.into(), name: name.into() };
+        let unreadable = || Refusal::bad_request("error decoding patch: it is no object");
         if form == Form::Apply {
-            return self.apply(index, &key, patch, options);
+            return if patch.is_object() {
+                self.apply(index, &key, patch, options)
+            } else {
+                Err(unreadable())
+            };
         }
         let Some(old) = self.store.get(&key).cloned() else { return Err(Refusal::not_found(&kind, name)) };
+        if form == Form::Merge && !patch.is_object() {
+            return Err(unreadable());
+        }
         let mut new = self.shown(index, &old);
         if form == Form::Merge {
             json_patch::merge(&mut new, &patch);
         } else {
             let operations: json_patch::Patch = serde_json::from_value(patch)
                 .map_err(|e| Refusal::bad_request(format!("error decoding patch: {e}")))?;
-            json_patch::patch(&mut new, &operations).map_err(|e| Refusal {
-                code: 422,
-                reason: "Invalid",
-                message: "the server rejected our request due to an error in our request".into(),
-                details: json!({"causes": [{"reason": "UnexpectedServerResponse", "message": e.to_string()}]}),
-            })?;
+            for operation in operations.0 {
+                step(&mut new, operation).map_err(|_| Refusal {
+                    code: 422,
+                    reason: "Invalid",
+                    message: "the server rejected our request due to an error in our request".into(),
+                    details: json!({}),
+                })?;
+            }
         }
-        if !new["metadata"].is_object() {
+        if new["metadata"].is_null() {
             new["metadata"] = json!({});
         }
-        if meta(&new, "resourceVersion").is_empty() {
-            set_meta(&mut new, "resourceVersion", meta(&old, "resourceVersion").into());
+        if let Some(given) =
+            new["apiVersion"].as_str().filter(|v| kind.is_custom() && *v != kind.api_version())
+        {
+            let why = format!("must be {}", kind.api_version());
+            let fault = Fault::invalid("apiVersion", &given.into(), &why);
+            return Err(Refusal::invalid_as("", &kind.kind, name, &[fault]));
+        }
+        let mut new = self.read(&kind, new, options).map_err(patched)?;
+        super::same_namespace(&new, namespace)?;
+        super::same_name(&new, name)?;
+        if !namespace.is_empty() {
+            set_meta(&mut new, "namespace", namespace.into());
         }
         self.update(index, &key, &old, new, options, None)
     }
@@ -65,13 +89,7 @@ impl State {
         let kind = self.kind(index);
         if options.manager.is_empty() {
             let fault = Fault::required("fieldManager", "is required for apply patch");
-            return Err(Refusal {
-                message: format!(
-                    "PatchOptions.meta.k8s.io \"\" is invalid: {}: {}",
-                    fault.field, fault.message
-                ),
-                ..Refusal::invalid(&kind, "PatchOptions", "", &[fault])
-            });
+            return Err(Refusal::invalid_options("PatchOptions", &fault));
         }
         let said = |field: &str| config[field].as_str().unwrap_or_default().to_string();
         let (api_version, kind_name) = (said("apiVersion"), said("kind"));
@@ -93,49 +111,18 @@ impl State {
         if config["metadata"].get("managedFields").is_some_and(|m| !m.is_null()) {
             return Err(Refusal::bad_request("metadata.managedFields must be nil"));
         }
-        match meta(&config, "name") {
-            "" => set_meta(&mut config, "name", key.name.clone().into()),
-            given if given != key.name => {
-                return Err(Refusal::bad_request(format!(
-                    "the name of the object ({given}) does not match the name on the URL ({})",
-                    key.name
-                )));
-            }
-            _ => {}
-        }
-        if !key.namespace.is_empty() {
-            set_meta(&mut config, "namespace", key.namespace.clone().into());
-        }
-        without_nulls(&mut config);
-        if let crate::kinds::Body::Custom(custom) = &kind.body {
-            let mut known = config.clone();
-            if let Some(unknown) = crate::schema::shape::prune(&custom.schema, &mut known).first() {
-                let place: Vec<&str> = [key.namespace.as_str(), key.name.as_str()].to_vec();
-                return Err(Refusal::internal(format!(
-                    "failed to create typed patch object ({}; {}, Kind={}): .{unknown}: field not declared in schema",
-                    place.join("/"),
-                    kind.api_version(),
-                    kind.kind
-                )));
-            }
-        }
-        // What this door does not write is not owned through it either.
-        if let Some(fields) = config.as_object_mut() {
-            if options.subresource == "status" {
-                fields.remove("spec");
-                if kind.is_custom()
-                    && let Some(meta) = fields.get_mut("metadata").and_then(Value::as_object_mut)
-                {
-                    meta.retain(|f, _| ["name", "namespace", "uid", "resourceVersion"].contains(&f.as_str()));
-                }
-            } else if kind.status {
-                fields.remove("status");
-            }
-        }
-
         let old = self.store.get(key).cloned();
-        if old.is_none() && !options.subresource.is_empty() {
+        if old.is_none() && !options.subresource.is_empty() && !kind.create_on_update {
             return Err(Refusal::not_found(&kind, &key.name));
+        }
+        if let Some(why) = untyped(&kind, &config) {
+            return Err(Refusal::internal(format!(
+                "failed to create typed patch object ({}/{}; {}, Kind={}): {why}",
+                meta(&config, "namespace"),
+                meta(&config, "name"),
+                kind.gvk_version(),
+                kind.kind
+            )));
         }
         if old.is_none() && !meta(&config, "uid").is_empty() {
             let uid = meta(&config, "uid");
@@ -154,31 +141,110 @@ impl State {
             api_version: &api_version,
             subresource: &options.subresource,
             time: &time,
+            reset: options.reset(&kind),
         };
-        // Built-in types are read first: what they fold or omit is not to be owned under another name.
-        let config = match &kind.body {
-            crate::kinds::Body::Typed(_) => {
-                crate::builtin::tidy(&kind.kind, &mut config);
-                config
-            }
-            crate::kinds::Body::Custom(_) => config,
+        let (object, owners) = managers::apply(
+            &live,
+            &config,
+            &Self::bare(&kind),
+            &self.topology(&kind),
+            &writer,
+            options.force,
+        )?;
+        let unreadable = |refusal: Refusal| match refusal.code {
+            400 => Refusal::internal(format!("failed to convert new object: {}", refusal.message)),
+            _ => refusal,
         };
-        let (object, owners) =
-            managers::apply(&live, &config, &self.topology(&kind), &writer, options.force)?;
+        let mut new = self.decoded(&kind, object.clone(), options).map_err(unreadable)?;
+        super::same_namespace(&object, &key.namespace)?;
+        super::same_name(&object, &key.name)?;
         match old {
-            Some(old) => self.update(index, key, &old, object, options, Some(owners)),
-            None => self.create(index, &key.namespace, object, options, Some(owners)),
+            Some(old) => {
+                set_meta(&mut new, "namespace", key.namespace.clone().into());
+                self.update(index, key, &old, new, options, Some(owners))
+            }
+            None => self.create(index, &key.namespace, object, options, Some(owners)).map_err(unreadable),
         }
     }
 }
 
-fn without_nulls(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            fields.retain(|_, v| !v.is_null());
-            fields.values_mut().for_each(without_nulls);
+/// One operation, with the habits of the API server's library: what is not there can be replaced in an object, and is equal to
+/// null. Errors: it cannot be carried out.
+fn step(object: &mut Value, operation: json_patch::PatchOperation) -> Result<(), ()> {
+    use json_patch::{AddOperation, PatchOperation as Operation};
+    let there = |path: &str| object.pointer(path).is_some();
+    let in_object = |path: &str| {
+        let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+        object.pointer(parent).is_some_and(Value::is_object)
+    };
+    let operation = match operation {
+        Operation::Replace(o) if !there(o.path.as_str()) && in_object(o.path.as_str()) => {
+            Operation::Add(AddOperation { path: o.path, value: o.value })
         }
-        Value::Array(items) => items.iter_mut().for_each(without_nulls),
-        _ => {}
+        Operation::Test(o) if o.value.is_null() && !there(o.path.as_str()) && in_object(o.path.as_str()) => {
+            return Ok(());
+        }
+        other => other,
+    };
+    json_patch::patch(object, &[operation]).map_err(drop)
+}
+
+/// Why a body that is to be applied does not fit the schema of its kind. `None`: it does.
+fn untyped(kind: &Kind, config: &Value) -> Option<String> {
+    match &kind.body {
+        Body::Custom(custom) => {
+            let mut all = Vec::new();
+            shape::untyped(&custom.schema, config, "", &mut all);
+            let meta = config.get("metadata").cloned().unwrap_or_default();
+            match serde_json::from_value::<Option<ObjectMeta>>(meta.clone()) {
+                Ok(typed) => {
+                    let mut unknown = Vec::new();
+                    let typed = serde_json::to_value(typed).unwrap_or_default();
+                    builtin::unknown(&meta, &typed, "metadata", &mut unknown);
+                    all.extend(unknown.iter().map(|path| format!(".{path}: field not declared in schema")));
+                }
+                Err(why) => all.push(format!(".metadata: {why}")),
+            }
+            match all.as_slice() {
+                [] => None,
+                [one] => Some(one.clone()),
+                many => Some(format!("errors:\n  {}", many.join("\n  "))),
+            }
+        }
+        Body::Typed(through) => {
+            let mut read = config.clone();
+            // An amount or a time that is none is found later: to the schema it is a text.
+            let _ = builtin::read(&kind.kind, &mut read);
+            match through(read) {
+                Ok(typed) => {
+                    let mut all = Vec::new();
+                    builtin::unknown(config, &typed, "", &mut all);
+                    let all: Vec<String> = all
+                        .into_iter()
+                        .map(|path| format!(".{path}: field not declared in schema"))
+                        .collect();
+                    match all.as_slice() {
+                        [] => None,
+                        [one] => Some(one.clone()),
+                        many => Some(format!("errors:\n  {}", many.join("\n  "))),
+                    }
+                }
+                Err(why) => Some(why).filter(|why| why.contains("invalid type")),
+            }
+        }
+    }
+}
+
+/// What cannot be read after a patch is the patch's fault.
+fn patched(refusal: Refusal) -> Refusal {
+    if refusal.code != 400 {
+        return refusal;
+    }
+    let why = format!("Invalid value: the patched object: {}", refusal.message);
+    Refusal {
+        code: 422,
+        reason: "Invalid",
+        message: format!(" \"\" is invalid: patch: {why}"),
+        details: json!({"causes": [{"reason": "FieldValueInvalid", "message": why, "field": "patch"}]}),
     }
 }

@@ -1,6 +1,6 @@
 //! PUT, and the end of every patch.
 
-use super::{Options, State, Written, finalizers, meta, set_meta};
+use super::{Options, State, Written, finalizers, fits, meta, set_meta};
 use crate::{
     builtin,
     fields::managers::{self, Manager, Writer},
@@ -23,28 +23,14 @@ impl State {
         options: &Options,
     ) -> Result<Written, Refusal> {
         let kind = self.kind(index);
-        if !body["metadata"].is_object() {
-            body["metadata"] = json!({});
-        }
-        match meta(&body, "name") {
-            "" => set_meta(&mut body, "name", name.into()),
-            given if given != name => {
-                return Err(Refusal::bad_request(format!(
-                    "the name of the object ({given}) does not match the name on the URL ({name})"
-                )));
-            }
-            _ => {}
-        }
-        let given = meta(&body, "namespace");
-        if !given.is_empty() && given != namespace {
-            return Err(Refusal::bad_request(format!(
-                "the namespace of the object ({given}) does not match the namespace on the URL ({namespace})"
-            )));
-        }
+        super::is_object(&kind, &mut body)?;
+        let body_read = self.read(&kind, body.clone(), options)?;
+        super::same_namespace(&body, namespace)?;
+        super::same_name(&body, name)?;
         let key = Key { kind: self.home(index), namespace: namespace.into(), name: name.into() };
         let uid = meta(&body, "uid").to_string();
         let Some(old) = self.store.get(&key).cloned() else {
-            if !kind.create_on_update || !options.subresource.is_empty() {
+            if !kind.create_on_update {
                 return Err(Refusal::not_found(&kind, name));
             }
             if !uid.is_empty() {
@@ -56,65 +42,48 @@ impl State {
         if !uid.is_empty() && uid != meta(&old, "uid") {
             return Err(self.other_uid(&kind, &key, &uid, meta(&old, "uid")));
         }
-        if meta(&body, "resourceVersion").is_empty() {
-            if !kind.unconditional_update {
-                let fault = Fault {
-                    reason: "FieldValueInvalid",
-                    field: "metadata.resourceVersion".into(),
-                    message: "Invalid value: 0x0: must be specified for an update".into(),
-                };
-                return Err(Refusal::invalid(&kind, &kind.plural, name, &[fault]));
-            }
-            set_meta(&mut body, "resourceVersion", meta(&old, "resourceVersion").into());
-        }
+        let mut new = body_read;
         if !namespace.is_empty() {
-            set_meta(&mut body, "namespace", namespace.into());
+            set_meta(&mut new, "namespace", namespace.into());
         }
-        // Who left managedFields out meant no change to them.
-        self.update(index, &key, &old, body, options, None)
+        self.update(index, &key, &old, new, options, None)
     }
 
     fn other_uid(&self, kind: &Kind, key: &Key, wanted: &str, found: &str) -> Refusal {
         let place: Vec<&str> =
             [key.namespace.as_str(), key.name.as_str()].into_iter().filter(|p| !p.is_empty()).collect();
         let why = format!(
-            "StorageError: invalid object, Code: 4, Key: /registry/{}/{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}",
+            "StorageError: invalid object, Code: 4, Key: /registry/{}{}/{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}",
+            if kind.is_custom() { format!("{}/", kind.group) } else { String::new() },
             kind.plural,
             place.join("/"),
         );
         Refusal::conflict(kind, &key.name, &why)
     }
 
-    /// Turns `old` into `new`, which names the resourceVersion that it was made from. `applied`: who owns what, when it
+    /// A body as its kind, with the managers that it gives.
+    pub(super) fn read(&self, kind: &Kind, body: Value, options: &Options) -> Result<Value, Refusal> {
+        let given = body["metadata"].get("managedFields").filter(|m| m.is_array()).cloned();
+        // An empty list resets them, but an untyped object does not tell it from none.
+        let given = given.filter(|m| !kind.is_custom() || m != &json!([]));
+        let mut object = self.decoded(kind, body, options)?;
+        set_meta(&mut object, "managedFields", given.unwrap_or_default());
+        Ok(object)
+    }
+
+    /// Turns `old` into `new`, which was read as its kind and names the resourceVersion that it was made from. `applied`: who owns what, when it
     /// comes from a server-side apply.
     pub(super) fn update(
         &mut self,
         index: usize,
         key: &Key,
         old: &Arc<Value>,
-        new: Value,
+        mut new: Value,
         options: &Options,
         applied: Option<Vec<Manager>>,
     ) -> Result<Written, Refusal> {
         let kind = self.kind(index);
         let before = self.shown(index, old);
-        let mut new = self.decoded(&kind, new, options.strict)?;
-        if meta(&new, "resourceVersion") != meta(&before, "resourceVersion") {
-            return Err(Refusal::modified(&kind, &key.name));
-        }
-        self.carry_over(&kind, &before, &mut new, &options.subresource);
-
-        let mut faults = super::meta::update_faults(&before, &new);
-        faults.extend(super::meta::faults(&kind, &new));
-        match &kind.body {
-            Body::Custom(custom) => faults.extend(custom.faults(&new, Some(&before))),
-            Body::Typed(_) => faults.extend(builtin::faults(&kind.kind, &before, &new)),
-        }
-        self.admit_growth(&kind, &before, &new)?;
-        if !faults.is_empty() {
-            return Err(Refusal::invalid(&kind, &kind.kind, &key.name, &faults));
-        }
-
         let owners = applied.unwrap_or_else(|| {
             let time = self.clock.stamp();
             let api_version = kind.api_version();
@@ -123,17 +92,62 @@ impl State {
                 api_version: &api_version,
                 subresource: &options.subresource,
                 time: &time,
+                reset: options.reset(&kind),
             };
+            if !fits(&kind, &new) {
+                return Vec::new();
+            }
             managers::update(&before, &new, &self.topology(&kind), &writer)
         });
+        let version = meta(&new, "resourceVersion");
+        if !version.is_empty() && version.parse::<u64>().is_err() {
+            return Err(Refusal::internal(format!("strconv.ParseUint: parsing {version:?}: invalid syntax")));
+        }
+        if version.is_empty() {
+            if !kind.unconditional_update {
+                let fault = Fault {
+                    reason: "FieldValueInvalid",
+                    field: "metadata.resourceVersion".into(),
+                    message: "Invalid value: 0: must be specified for an update".into(),
+                };
+                return Err(Refusal::invalid(&kind, &kind.plural, &key.name, &[fault]));
+            }
+            set_meta(&mut new, "resourceVersion", meta(&before, "resourceVersion").into());
+        }
+        if meta(&new, "resourceVersion") != meta(&before, "resourceVersion") {
+            return Err(Refusal::modified(&kind, &key.name));
+        }
+        builtin::settle(&kind.kind, &mut new);
+        self.carry_over(&kind, &before, &mut new, &options.subresource);
+
+        let mut faults = super::meta::update_faults(&before, &new);
+        faults.extend(super::meta::faults(&kind, &new));
+        match &kind.body {
+            Body::Custom(custom) => {
+                let blocked = faults.iter().any(Fault::blocks_rules);
+                let status = options.subresource == "status";
+                faults.extend(custom.faults(&new, Some(&before), blocked, status));
+            }
+            Body::Typed(_) => {
+                let status = options.subresource == "status";
+                faults.extend(builtin::faults(&kind.kind, &new, Some(&before), status));
+            }
+        }
+        if !faults.is_empty() {
+            return Err(Refusal::invalid(&kind, &kind.kind, &key.name, &faults));
+        }
+        self.admit_growth(&kind, &before, &new)?;
+
         managers::write(&mut new, owners);
-        if new == before {
+        let unsettled = self.unsettled.contains(meta(&before, "uid"));
+        if new == before && !unsettled {
             return Ok(Written { object: Arc::clone(old), code: 200 });
         }
         let new = self.stored(index, new);
         if options.dry_run {
             return Ok(Written { object: Arc::new(new), code: 200 });
         }
+        self.unsettled.remove(meta(&before, "uid"));
         if freed(&before, &new) {
             // The last finalizer is off: the update is answered, but what happens is the deletion.
             self.store.remove(key.clone());
@@ -147,14 +161,8 @@ impl State {
         if subresource == "status" {
             let status = new.get("status").cloned();
             if kind.is_custom() {
-                // Everything but the status stays. What the caller read is still compared.
-                let version = new["metadata"]["resourceVersion"].take();
-                let uid = new["metadata"]["uid"].take();
+                // Everything but the status stays, whatever the body says.
                 *new = old.clone();
-                set_meta(new, "resourceVersion", version);
-                if uid.is_string() {
-                    set_meta(new, "uid", uid);
-                }
             } else if let (Some(new), Some(old)) = (new.as_object_mut(), old.as_object()) {
                 let metadata = new.remove("metadata").unwrap_or_default();
                 *new = old.clone();
@@ -171,7 +179,14 @@ impl State {
             set_meta(new, "uid", old["metadata"]["uid"].clone());
         }
         for field in ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
-            set_meta(new, field, old["metadata"].get(field).cloned().unwrap_or_default());
+            let before = old["metadata"].get(field).cloned();
+            // That an object is deleted cannot be said by an update: that is refused, not ignored.
+            if field != "deletionTimestamp" || before.is_some() {
+                set_meta(new, field, before.unwrap_or_default());
+            }
+        }
+        if kind.kind == "Service" {
+            keep_addresses(old, new);
         }
         if kind.generation && counts(kind, old) != counts(kind, new) {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or_default();
@@ -198,6 +213,22 @@ impl State {
         );
         let details = json!({"name": meta(old, "name"), "kind": "persistentvolumeclaims"});
         Err(Refusal { code: 403, reason: "Forbidden", message, details })
+    }
+}
+
+/// Who leaves a Service's addresses out keeps them.
+fn keep_addresses(old: &Value, new: &mut Value) {
+    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    if spec.get("type").is_some_and(|t| t == "ExternalName") {
+        return;
+    }
+    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        // One given without its list is the list.
+        let own = (field == "clusterIPs").then(|| spec.get("clusterIP").map(|ip| json!([ip]))).flatten();
+        let kept = own.or_else(|| old["spec"].get(field).cloned());
+        if let Some(kept) = kept.filter(|_| !spec.contains_key(field)) {
+            spec.insert(field.into(), kept);
+        }
     }
 }
 

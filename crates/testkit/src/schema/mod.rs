@@ -19,6 +19,8 @@ pub(crate) struct Custom {
     pub status: bool,
     /// The whole object's OpenAPI schema.
     pub schema: Value,
+    /// Where the scale subresource finds the wanted and the actual number of replicas.
+    scale: Vec<String>,
     rules: rules::Rules,
     patterns: HashMap<String, Regex>,
 }
@@ -56,27 +58,49 @@ impl Custom {
             kind: text("/spec/names/kind")?,
             namespaced: crd["spec"]["scope"] != "Cluster",
             status: version.pointer("/subresources/status").is_some(),
+            scale: ["specReplicasPath", "statusReplicasPath"]
+                .iter()
+                .filter_map(|path| version["subresources"]["scale"][*path].as_str().map(String::from))
+                .collect(),
             schema,
             rules,
             patterns,
         })
     }
 
-    /// All that the schema and its rules hold against an object. `old`: what it replaces.
-    pub fn faults(&self, object: &Value, old: Option<&Value>) -> Vec<Fault> {
+    /// All that the schema and its rules hold against an object. `old`: what it replaces. `blocked`: something else is so wrong
+    /// that the rules are not evaluated. `status`: only its status is written.
+    pub fn faults(&self, object: &Value, old: Option<&Value>, blocked: bool, status: bool) -> Vec<Fault> {
         let mut faults = Vec::new();
         validate::structure(&self.schema, object, old, &self.patterns, &mut faults);
-        if faults.iter().any(Fault::blocks_rules) {
-            faults.push(Fault {
-                reason: "FieldValueInvalid",
-                field: "<nil>".into(),
-                message: "Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation".into(),
-            });
+        for fault in faults.iter_mut().filter(|_| status) {
+            // Through its own door the status is looked at by itself, and fields are named from there.
+            if let Some(inner) = fault.field.strip_prefix("status.") {
+                let (whole, part) = (format!("{} in body", fault.field), format!("{inner} in body"));
+                fault.message = fault.message.replace(&whole, &part);
+            }
+        }
+        faults.extend(self.scale.get(usize::from(status)).and_then(|path| scaled(object, path)));
+        if blocked || faults.iter().any(Fault::blocks_rules) {
+            faults.push(Fault::unchecked());
         } else {
             faults.extend(self.rules.faults(object, old));
         }
         faults
     }
+}
+
+/// What is wrong with the number that the scale subresource shows.
+fn scaled(object: &Value, path: &str) -> Option<Fault> {
+    let value = object.pointer(&path.replace('.', "/"))?;
+    let why = match value.as_i64() {
+        None => format!("{path} accessor error: {value} is no int64"),
+        Some(n) if n < 0 => "should be a non-negative integer".into(),
+        Some(n) if n > i64::from(i32::MAX) => format!("should be less than or equal to {}", i32::MAX),
+        Some(_) => return None,
+    };
+    let shown = Value::from(value.as_i64().unwrap_or_default());
+    Some(Fault::invalid(path, &shown, &why))
 }
 
 fn compile_patterns(schema: &Value, into: &mut HashMap<String, Regex>) -> Result<(), String> {

@@ -1,13 +1,10 @@
 //! The CEL rules of a schema. Pure. Each rule is run by the crate that kube itself uses; which old value a rule sees, and
 //! which failures are tolerated because nothing changed there, is decided here, as the API server does.
 
-use super::{
-    shape::join,
-    validate::{map_keys, type_of},
-};
+use super::{shape::join, validate::map_keys};
 use crate::status::Fault;
 use kube_cel::{CompiledSchema, ErrorKind, Validator, compile_schema};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// The rules of one node of a schema, and of those below it.
@@ -15,8 +12,9 @@ use std::collections::BTreeMap;
 pub(crate) struct Rules {
     /// This node's schema with its own rules and nobody else's.
     here: Option<CompiledSchema>,
-    type_: String,
     keys: Vec<String>,
+    /// Messages of rules that take the value for a time zone: what evaluates them here does not know zones.
+    zones: Vec<String>,
     properties: BTreeMap<String, Rules>,
     items: Option<Box<Rules>>,
     additional: Option<Box<Rules>>,
@@ -50,7 +48,13 @@ impl Rules {
         };
         Ok(Self {
             here,
-            type_: schema["type"].as_str().unwrap_or_default().into(),
+            zones: schema["x-kubernetes-validations"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|rule| rule["rule"].as_str().is_some_and(|text| text.contains(".getHours(self)")))
+                .map(|rule| rule["message"].as_str().unwrap_or_default().trim().to_string())
+                .collect(),
             keys: map_keys(schema).into_iter().map(String::from).collect(),
             properties,
             items: child("items")?,
@@ -73,6 +77,7 @@ impl Rules {
         path: &str,
         faults: &mut Vec<Fault>,
     ) {
+        let before = faults.len();
         if let Some(here) = &self.here
             && let Err(errors) = validator.validate_compiled(here, value, old)
         {
@@ -90,8 +95,19 @@ impl Rules {
                     // The server answers so too: a rule that cannot be evaluated refuses the object.
                     _ => format!("rule {:?} cannot be evaluated: {}", error.rule, error.message),
                 };
-                let type_ = if self.type_.is_empty() { type_of(value) } else { &self.type_ };
-                faults.push(Fault::invalid(&field, &json!(type_), &message));
+                faults.push(if value.is_object() || value.is_array() {
+                    Fault::without_value(&field, &message)
+                } else {
+                    Fault::invalid(&field, value, &message)
+                });
+            }
+        }
+        if let Some(zone) = value.as_str().filter(|_| faults.len() == before && old != Some(value))
+            && jiff::tz::TimeZone::get(zone).is_err()
+        {
+            for message in &self.zones {
+                let why = format!("unknown time zone {zone} evaluating rule: {message}");
+                faults.push(Fault::invalid(path, &"string".into(), &why));
             }
         }
         match value {
@@ -132,6 +148,7 @@ fn silence(schema: &mut CompiledSchema) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn unchanged_parts_are_tolerated_and_changes_are_compared() {
@@ -146,11 +163,11 @@ mod tests {
             faults.into_iter().map(|f| format!("{}: {}", f.field, f.message)).collect()
         };
         assert_eq!(texts(object(4, "a"), None), Vec::<String>::new());
-        assert_eq!(texts(object(9, "a"), None), ["spec: Invalid value: \"object\": too big"]);
+        assert_eq!(texts(object(9, "a"), None), ["spec: Invalid value: too big"]);
         assert_eq!(texts(object(9, "a"), Some(object(9, "a"))), Vec::<String>::new());
         assert_eq!(
             texts(object(4, "b"), Some(object(4, "a"))),
-            ["spec.class: Invalid value: \"string\": class is immutable"]
+            ["spec.class: Invalid value: \"b\": class is immutable"]
         );
     }
 

@@ -53,6 +53,70 @@ pub(crate) fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.into() } else { format!("{path}.{name}") }
 }
 
+/// What server-side apply holds against a body: fields that the schema does not have, and values of other types.
+pub(crate) fn untyped(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
+    if value.is_null() || schema["x-kubernetes-preserve-unknown-fields"] == true {
+        return;
+    }
+    let mut wrong = |wanted: &str| found.push(format!("{path}: expected {wanted}, got {value}"));
+    match (schema["type"].as_str().unwrap_or_default(), value) {
+        _ if schema["x-kubernetes-int-or-string"] == true => {}
+        ("string", Value::String(_)) | ("boolean", Value::Bool(_)) => {}
+        ("integer" | "number", Value::Number(_)) => {}
+        ("string", _) => wrong("string"),
+        ("boolean", _) => wrong("boolean"),
+        ("integer" | "number", _) => wrong("numeric (int or float)"),
+        ("array", Value::Array(items)) => {
+            unkeyed(schema, items, path, found);
+            // What is owned as a whole is not looked into.
+            let whole = !["map", "set"].iter().any(|t| schema["x-kubernetes-list-type"] == *t);
+            items.iter().filter(|_| !whole).for_each(|item| untyped(&schema["items"], item, path, found));
+        }
+        ("array", _) => wrong("list"),
+        ("object", Value::Object(fields)) => {
+            for (name, field) in fields {
+                // The metadata of the object is read by its own type.
+                let root = path.is_empty() && ["apiVersion", "kind", "metadata"].contains(&name.as_str());
+                let path = format!("{path}.{name}");
+                match schema["properties"].get(name) {
+                    _ if root => {}
+                    Some(property) => untyped(property, field, &path, found),
+                    None if schema["additionalProperties"].is_object() => {
+                        untyped(&schema["additionalProperties"], field, &path, found);
+                    }
+                    None => found.push(format!("{path}: field not declared in schema")),
+                }
+            }
+        }
+        ("object", _) => wrong("map"),
+        _ => {}
+    }
+}
+
+/// Items of a map that lack a key, and those that are there twice.
+fn unkeyed(schema: &Value, items: &[Value], path: &str, found: &mut Vec<String>) {
+    let keys: Vec<&str> = super::validate::map_keys(schema);
+    let set = schema["x-kubernetes-list-type"] == "set";
+    let mut seen: Vec<Value> = Vec::new();
+    for (index, item) in items.iter().enumerate().filter(|_| set || !keys.is_empty()) {
+        let lacks = |key: &&&str| {
+            item.get(**key).is_none() && schema["items"]["properties"][**key].get("default").is_none()
+        };
+        if let Some(key) = keys.iter().find(lacks) {
+            found.push(format!(
+                "{path}: element {index}: associative list with keys has an element that omits key field {key:?} (and doesn't have default value)"
+            ));
+            continue;
+        }
+        let identity: Value =
+            if set { item.clone() } else { keys.iter().map(|key| item[*key].clone()).collect() };
+        if seen.contains(&identity) {
+            found.push(format!("{path}: duplicate entries for key {identity}"));
+        }
+        seen.push(identity);
+    }
+}
+
 /// Drops nulls of fields that are not nullable: to defaults and rules they are absent.
 pub(crate) fn drop_nulls(schema: &Value, value: &mut Value) {
     match value {
@@ -84,7 +148,7 @@ pub(crate) fn fill(schema: &Value, value: &mut Value) {
             let properties = schema["properties"].as_object().unwrap_or(&empty);
             for (name, property) in properties {
                 if let Some(default) = property.get("default")
-                    && !fields.contains_key(name)
+                    && fields.get(name).is_none_or(|v| v.is_null() && property["nullable"] != true)
                 {
                     fields.insert(name.clone(), default.clone());
                 }

@@ -6,7 +6,7 @@ use super::shape::join;
 use crate::status::Fault;
 use regex::Regex;
 use serde_json::{Value, json};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 type Patterns = HashMap<String, Regex>;
 
@@ -40,11 +40,21 @@ fn at(
     } else {
         schema["type"].as_str().filter(|wanted| !is_a(value, wanted))
     };
-    if let Some(wanted) = wanted {
+    if schema["format"] == "date-time" && !value.is_string() {
+        // The format is held against the format that values of a type have by themselves; lists escape both.
+        let is = match value {
+            Value::Number(n) if n.is_f64() => "float64",
+            Value::Number(_) => "int64",
+            _ => "",
+        };
+        if !value.is_array() {
+            let why = format!("{path} in body must be of type date-time: {is:?}");
+            faults.push(Fault::wrong_type(path, &json!(is), &why));
+        }
+    } else if let Some(wanted) = wanted {
         let is = json!(type_of(value));
         let why = format!("{path} in body must be of type {wanted}: {is}");
         faults.push(Fault::wrong_type(path, &is, &why));
-        return;
     }
     if let Some(values) = schema["enum"].as_array()
         && !values.contains(value)
@@ -67,7 +77,8 @@ fn at(
                 faults.push(body(format!("should match '{pattern}'")));
             }
             if schema["format"] == "date-time" && text.parse::<jiff::Timestamp>().is_err() {
-                faults.push(body(format!("must be of type date-time: {value}")));
+                let why = format!("{path} in body must be of type date-time: {value}");
+                faults.push(Fault::wrong_type(path, value, &why));
             }
         }
         Value::Number(number) => {
@@ -149,16 +160,27 @@ pub(crate) fn map_keys(schema: &Value) -> Vec<&str> {
 }
 
 fn duplicates(schema: &Value, items: &[Value], keys: &[&str], path: &str, faults: &mut Vec<Fault>) {
-    let mut seen = HashSet::new();
+    if !keys.is_empty()
+        && let Some(index) = items.iter().position(|item| !item.is_object() && !item.is_null())
+    {
+        let why = "must be an object for an array of list-type map";
+        faults.push(Fault::invalid(&format!("{path}[{index}]"), &items[index], why));
+        return;
+    }
+    let mut seen: HashMap<String, u32> = HashMap::new();
     for (index, item) in items.iter().enumerate() {
         let identity: Value = if schema["x-kubernetes-list-type"] == "set" {
             item.clone()
         } else if keys.is_empty() {
             return;
         } else {
-            keys.iter().map(|key| ((*key).to_string(), item[*key].clone())).collect()
+            let given = keys.iter().filter_map(|key| Some(((*key).to_string(), item.get(*key)?.clone())));
+            given.collect()
         };
-        if !seen.insert(identity.to_string()) {
+        let times = seen.entry(identity.to_string()).or_default();
+        *times += 1;
+        // However often it is there, it is said once.
+        if *times == 2 {
             let message = format!("Duplicate value: {identity}");
             let field = format!("{path}[{index}]");
             faults.push(Fault { reason: "FieldValueDuplicate", field, message });

@@ -154,8 +154,7 @@ async fn leases_need_a_version_to_be_replaced_and_a_put_creates_them() {
     let made = api.replace("l", &PostParams::default(), &lease).await.unwrap();
     let bare = refusal(api.replace("l", &PostParams::default(), &lease).await);
     assert!(
-        bare.message
-            .contains("metadata.resourceVersion: Invalid value: 0x0: must be specified for an update")
+        bare.message.contains("metadata.resourceVersion: Invalid value: 0: must be specified for an update")
     );
     api.delete("l", &Default::default()).await.unwrap();
     // With the uid of one that is gone, it is not made anew.

@@ -1,0 +1,252 @@
+//! Whether two end states are the same, but for what a way there and back legitimately leaves behind. Pure.
+
+use holdfast_core::names;
+use serde_json::Value;
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+/// What a way there and back may leave behind, and why: kind (empty: every kind), field, reason.
+pub const LEFT: [(&str, &str, &str); 17] = [
+    ("", "metadata generation", "counts the changes of a spec"),
+    ("", "status observedGeneration", "the generation that was seen"),
+    ("", "status conditions[] observedGeneration", "the generation that was seen"),
+    ("StatefulSet", "status currentRevision", "Kubernetes numbers each template; there and back is one more"),
+    ("StatefulSet", "status updateRevision", "as above"),
+    ("StatefulSet", "status collisionCount", "as above"),
+    ("Pod", "metadata labels controller-revision-hash", "as above"),
+    ("Pod", "status containerStatuses[] containerID", "a new pod has new containers"),
+    ("Pod", "status initContainerStatuses[] containerID", "as above"),
+    ("Pod", "status initContainerStatuses[] state terminated containerID", "as above"),
+    ("EndpointSlice", "metadata annotations holdfast.dev/term", "each primary begins a term"),
+    ("Database", "status timeline", "a rollout may move the primary, which begins a timeline"),
+    ("Database", "status members", "positions in the WAL move, and the primary may be another one"),
+    ("Database", "status archive", "the WAL goes on"),
+    ("BackupStore", "status probe", "counts probes"),
+    ("BackupSchedule", "status retention round", "counts runs of retention"),
+    ("BackupSchedule", "status missedRuns", "counts slots"),
+];
+
+/// What an instance's report may say otherwise: the WAL goes on, and a rollout begins timelines.
+const REPORTED: [&str; 4] = ["timeline", "lsn", "lagBytes", "archive"];
+
+/// Kinds that are records of what happened, not part of a state.
+const RECORDS: [&str; 3] = ["Event", "ControllerRevision", "Lease"];
+
+/// An end state: each object by kind and name, and what is no object as lines.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    objects: BTreeMap<String, Value>,
+    rest: Vec<String>,
+}
+
+impl State {
+    /// Reads a dump: JSON objects one after the other, and after them perhaps more text.
+    pub fn read(dump: &str) -> Self {
+        let mut state = Self::default();
+        let mut all = serde_json::Deserializer::from_str(dump).into_iter::<Value>();
+        let mut end = 0;
+        while let Some(Ok(object)) = all.next() {
+            if !object.is_object() {
+                break;
+            }
+            end = all.byte_offset();
+            state.add(object);
+        }
+        let rest = dump.get(end..).unwrap_or_default();
+        state.rest = rest.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
+        state
+    }
+
+    fn add(&mut self, mut object: Value) {
+        let text = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default().to_string();
+        let (kind, namespace, name) = (text("/kind"), text("/metadata/namespace"), text("/metadata/name"));
+        if RECORDS.contains(&kind.as_str()) {
+            return;
+        }
+        if let Some(meta) = object["metadata"].as_object_mut() {
+            // Who wrote a field last, and when, is no part of the state.
+            meta.remove("managedFields");
+        }
+        for (of, field, _) in LEFT {
+            if of.is_empty() || of == kind {
+                let steps: Vec<&str> = field.split(' ').collect();
+                without(&mut object, &steps);
+            }
+        }
+        if let Some(notes) = object.pointer_mut("/metadata/annotations")
+            && let Some(report) = notes.get_mut(names::ANNOTATION_REPORT)
+            && let Ok(mut said) = serde_json::from_str::<Value>(report.as_str().unwrap_or_default())
+        {
+            REPORTED.iter().for_each(|field| without(&mut said, &[*field]));
+            *report = said;
+        }
+        sort_conditions(&mut object);
+        addresses(&mut object);
+        if let Some(ends) = object.get_mut("endpoints").and_then(Value::as_array_mut) {
+            ends.sort_by_key(ToString::to_string);
+        }
+        let key = format!("{kind} {namespace}/{name}");
+        // Objects whose names are masked alike are told apart by their number.
+        let mut free = key.clone();
+        let mut number = 2;
+        while self.objects.contains_key(&free) {
+            free = format!("{key} #{number}");
+            number += 1;
+        }
+        self.objects.insert(free, object);
+    }
+
+    /// Without what a user wrote: the spec of one object.
+    pub fn without_spec(mut self, kind: &str, name: &str) -> Self {
+        let suffix = format!("/{name}");
+        for (key, object) in &mut self.objects {
+            if key.starts_with(&format!("{kind} ")) && key.ends_with(&suffix) {
+                object["spec"] = Value::Null;
+            }
+        }
+        self
+    }
+
+    /// Names of the objects of a kind.
+    pub fn names(&self, kind: &str) -> Vec<String> {
+        let prefix = format!("{kind} ");
+        let of = self.objects.keys().filter_map(|key| key.strip_prefix(&prefix));
+        of.filter_map(|key| key.split_once('/').map(|(_, name)| name.to_string())).collect()
+    }
+
+    /// What differs, most important first; empty when nothing does.
+    pub fn differences(&self, later: &Self) -> Vec<String> {
+        let mut all = Vec::new();
+        for key in self.objects.keys().filter(|k| !later.objects.contains_key(*k)) {
+            all.push(format!("{key} is gone"));
+        }
+        for key in later.objects.keys().filter(|k| !self.objects.contains_key(*k)) {
+            all.push(format!("{key} is new"));
+        }
+        for (key, before) in &self.objects {
+            if let Some(after) = later.objects.get(key) {
+                compare(key, before, after, &mut all);
+            }
+        }
+        if self.rest != later.rest {
+            let gone = self.rest.iter().filter(|l| !later.rest.contains(l)).map(|l| format!("gone: {l}"));
+            let new = later.rest.iter().filter(|l| !self.rest.contains(l)).map(|l| format!("new: {l}"));
+            all.extend(gone.chain(new));
+        }
+        all
+    }
+}
+
+fn without(value: &mut Value, steps: &[&str]) {
+    let Some((first, rest)) = steps.split_first() else { return };
+    let (name, each) = first.strip_suffix("[]").map_or((*first, false), |name| (name, true));
+    let Some(fields) = value.as_object_mut() else { return };
+    if rest.is_empty() {
+        fields.remove(name);
+    } else if let Some(next) = fields.get_mut(name) {
+        match next {
+            Value::Array(items) if each => items.iter_mut().for_each(|item| without(item, rest)),
+            next => without(next, rest),
+        }
+    }
+}
+
+/// Conditions are a map by type: their order says nothing.
+fn sort_conditions(object: &mut Value) {
+    if let Some(conditions) = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut) {
+        conditions.sort_by_key(|c| c["type"].as_str().unwrap_or_default().to_string());
+    }
+}
+
+/// A new pod has a new address.
+fn addresses(value: &mut Value) {
+    match value {
+        Value::String(text) if text.parse::<Ipv4Addr>().is_ok() => *text = "<address>".into(),
+        Value::Array(items) => items.iter_mut().for_each(addresses),
+        Value::Object(fields) => fields.values_mut().for_each(addresses),
+        _ => {}
+    }
+}
+
+fn compare(path: &str, before: &Value, after: &Value, into: &mut Vec<String>) {
+    match (before, after) {
+        (Value::Object(old), Value::Object(new)) => {
+            let names = old.keys().chain(new.keys().filter(|n| !old.contains_key(*n)));
+            for name in names {
+                let nothing = Value::Null;
+                let of = |fields: &serde_json::Map<String, Value>| {
+                    fields.get(name).cloned().unwrap_or(nothing.clone())
+                };
+                compare(&format!("{path} {name}"), &of(old), &of(new), into);
+            }
+        }
+        (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {
+            for (index, (one, other)) in old.iter().zip(new).enumerate() {
+                compare(&format!("{path}[{index}]"), one, other, into);
+            }
+        }
+        _ if before == after => {}
+        _ => into.push(format!("{path}: {} → {}", short(before), short(after))),
+    }
+}
+
+fn short(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() <= 160 {
+        text
+    } else {
+        format!("{}…", text.chars().take(160).collect::<String>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn dump(objects: &[Value], rest: &str) -> String {
+        let texts: Vec<String> = objects.iter().map(|o| format!("{o:#}")).collect();
+        format!("{}\n{rest}", texts.join("\n"))
+    }
+
+    fn set(revision: &str, image: &str) -> Value {
+        json!({"kind": "StatefulSet", "metadata": {"namespace": "lab", "name": "ledger", "generation": 3},
+            "spec": {"image": image}, "status": {"updateRevision": revision}})
+    }
+
+    #[test]
+    fn counters_may_differ_and_nothing_else() {
+        let before = State::read(&dump(&[set("a", "one")], "volume x"));
+        assert_eq!(
+            before.differences(&State::read(&dump(&[set("b", "one")], "volume x"))),
+            Vec::<String>::new()
+        );
+        let after = State::read(&dump(&[set("b", "two")], "volume y"));
+        let all = before.differences(&after);
+        assert_eq!(all[0], "StatefulSet lab/ledger spec image: \"one\" → \"two\"");
+        assert!(all.contains(&"gone: volume x".to_string()) && all.contains(&"new: volume y".to_string()));
+        let gone = before.differences(&State::read("volume x"));
+        assert_eq!(gone, ["StatefulSet lab/ledger is gone"]);
+    }
+
+    #[test]
+    fn the_order_of_conditions_says_nothing() {
+        let of = |types: [&str; 2]| {
+            let conditions: Vec<Value> =
+                types.iter().map(|t| json!({"type": t, "observedGeneration": 1})).collect();
+            State::read(&dump(
+                &[
+                    json!({"kind": "Database", "metadata": {"name": "a"}, "status": {"conditions": conditions}}),
+                ],
+                "",
+            ))
+        };
+        assert_eq!(of(["A", "B"]), of(["B", "A"]));
+    }
+
+    #[test]
+    fn what_the_user_wrote_can_be_left_out() {
+        let read = |image| State::read(&dump(&[set("a", image)], "")).without_spec("StatefulSet", "ledger");
+        assert_eq!(read("one"), read("two"));
+        assert_eq!(read("one").names("StatefulSet"), ["ledger"]);
+    }
+}

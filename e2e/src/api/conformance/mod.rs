@@ -1,0 +1,155 @@
+//! Proves that the API server in memory behaves as a real one: random sequences of requests go to both, and every answer,
+//! what is left in the end, and what watches saw is compared.
+//!
+//! `HOLDFAST_CONFORMANCE_SEQUENCES=N` runs more of them, `HOLDFAST_CONFORMANCE_SEED=N` begins with another seed; both together
+//! with N = 1 run one sequence again, as a failure prints it.
+
+mod bodies;
+mod dice;
+mod gaps;
+mod ground;
+mod kinds;
+mod masks;
+mod plan;
+mod run;
+mod schema;
+mod shrink;
+mod side;
+mod steps;
+mod watches;
+
+use crate::{
+    cluster::{Cluster, variable},
+    namespace,
+    runner::Scene,
+};
+use anyhow::{Context, Result, bail};
+use futures::{StreamExt, stream};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
+
+/// Who sends requests: also the names of field managers.
+pub const USERS: [&str; 3] = ["ann", "bob", "cid"];
+/// How many sequences run at once, each in a namespace.
+const AT_ONCE: u64 = 6;
+/// How many sequences of each of the two tests run when nothing else is said.
+const SEQUENCES: u64 = 150;
+const FIRST_SEED: u64 = 1;
+
+/// Sequences about the built-in kinds.
+pub async fn built_in_kinds(scene: Scene) -> Result<()> {
+    ground::quiet(&scene.cluster).await?;
+    compare(&scene.cluster, false).await
+}
+
+/// Sequences about the project's kinds, with built-in ones between.
+pub async fn custom_kinds(scene: Scene) -> Result<()> {
+    ground::quiet(&scene.cluster).await?;
+    ground::install(&scene.cluster).await?;
+    let compared = compare(&scene.cluster, true).await;
+    let gone = ground::uninstall(&scene.cluster).await;
+    compared.and(gone)
+}
+
+#[derive(Default)]
+struct Sum {
+    sequences: u64,
+    requests: usize,
+    refused: usize,
+    events: usize,
+    kinds: BTreeSet<&'static str>,
+    differing: Vec<(u64, String)>,
+}
+
+fn number(name: &str) -> Result<Option<u64>> {
+    variable(name)
+        .map(|text| text.parse().with_context(|| format!("{name} takes a number, not {text}")))
+        .transpose()
+}
+
+async fn compare(cluster: &Cluster, custom: bool) -> Result<()> {
+    let first = number("HOLDFAST_CONFORMANCE_SEED")?.unwrap_or(FIRST_SEED);
+    let count = number("HOLDFAST_CONFORMANCE_SEQUENCES")?.unwrap_or(SEQUENCES);
+    let show_all = variable("HOLDFAST_CONFORMANCE_ALL").is_some();
+    let start = Instant::now();
+    let next = AtomicU64::new(first);
+    let workers = stream::iter(0..AT_ONCE.min(count)).map(|_| async {
+        let space = namespace::unique("same");
+        ground::create(cluster, &space).await?;
+        let mut sum = Sum::default();
+        let result = work(cluster, &space, custom, &next, first + count, show_all, &mut sum).await;
+        namespace::delete(cluster, &space).await?;
+        result.map(|()| sum)
+    });
+    let sums: Vec<Result<Sum>> =
+        workers.buffer_unordered(usize::try_from(AT_ONCE).unwrap_or(1)).collect().await;
+    let mut all = Sum::default();
+    for sum in sums {
+        let sum = sum?;
+        all.sequences += sum.sequences;
+        all.requests += sum.requests;
+        all.refused += sum.refused;
+        all.events += sum.events;
+        all.kinds.extend(sum.kinds);
+        all.differing.extend(sum.differing);
+    }
+    println!(
+        "        {} sequences from seed {first}, {} requests ({} refused), {} watch events, {} kinds in {:.0} s: {} differ",
+        all.sequences,
+        all.requests,
+        all.refused,
+        all.events,
+        all.kinds.len(),
+        start.elapsed().as_secs_f64(),
+        all.differing.len()
+    );
+    if all.differing.is_empty() {
+        return Ok(());
+    }
+    all.differing.sort();
+    let name = if custom { "custom_kinds" } else { "built_in_kinds" };
+    let texts: Vec<String> = all
+        .differing
+        .iter()
+        .map(|(seed, text)| format!("seed {seed} (HOLDFAST_CONFORMANCE_SEED={seed} HOLDFAST_CONFORMANCE_SEQUENCES=1 … api-tests --only {name}):\n{text}"))
+        .collect();
+    bail!("the server in memory differs from the real one\n{}", texts.join("\n"))
+}
+
+async fn work(
+    cluster: &Cluster,
+    space: &str,
+    custom: bool,
+    next: &AtomicU64,
+    end: u64,
+    show_all: bool,
+    sum: &mut Sum,
+) -> Result<()> {
+    loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= end {
+            return Ok(());
+        }
+        let plan = plan::plan(seed, custom);
+        let outcome = run::run(cluster, space, &plan, seed).await.with_context(|| format!("seed {seed}"))?;
+        sum.sequences += 1;
+        sum.requests += outcome.requests;
+        sum.refused += outcome.refused;
+        sum.events += outcome.events;
+        sum.kinds.extend(plan.kinds.iter().map(|k| kinds::all()[*k].kind));
+        let Some(found) = outcome.difference else { continue };
+        let text = if show_all {
+            found
+        } else {
+            // The others need not go on: one difference is enough to fail.
+            next.store(end, Ordering::Relaxed);
+            let (plan, found) = shrink::shrink(cluster, space, plan, found, seed).await?;
+            let steps: Vec<String> = plan.steps.iter().map(|step| format!("  {step}")).collect();
+            format!("{}\n{found}", steps.join("\n"))
+        };
+        sum.differing.push((seed, text));
+    }
+}
