@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 /// What a way there and back may leave behind, and why: kind (empty: every kind), field, reason.
-pub const LEFT: [(&str, &str, &str); 17] = [
+pub const LEFT: [(&str, &str, &str); 20] = [
     ("", "metadata generation", "counts the changes of a spec"),
     ("", "status observedGeneration", "the generation that was seen"),
     ("", "status conditions[] observedGeneration", "the generation that was seen"),
@@ -23,10 +23,24 @@ pub const LEFT: [(&str, &str, &str); 17] = [
     ("BackupStore", "status probe", "counts probes"),
     ("BackupSchedule", "status retention round", "counts runs of retention"),
     ("BackupSchedule", "status missedRuns", "counts slots"),
+    (
+        "BackupSchedule",
+        "status lastScheduleTime",
+        "a schedule or zone that changed begins anew at that moment",
+    ),
+    (
+        "Database",
+        "status primary",
+        "a rollout may move the primary; how many instances have which role is compared",
+    ),
+    ("PersistentVolume", "metadata uid", "a volume is told by its name, which is made of its claim's uid"),
 ];
 
 /// What an instance's report may say otherwise: the WAL goes on, and a rollout begins timelines.
-const REPORTED: [&str; 4] = ["timeline", "lsn", "lagBytes", "archive"];
+const REPORTED: [&str; 7] = ["timeline", "lsn", "lagBytes", "archive", "role", "streaming", "synchronous"];
+
+/// Labels of pods that follow the role. They are counted instead.
+const ROLES: [&str; 2] = [names::LABEL_ROLE, names::LABEL_SERVES_READS];
 
 /// Kinds that are records of what happened, not part of a state.
 const RECORDS: [&str; 3] = ["Event", "ControllerRevision", "Lease"];
@@ -72,6 +86,12 @@ impl State {
                 without(&mut object, &steps);
             }
         }
+        if kind == "Pod" {
+            self.count_role(&mut object, &namespace);
+        }
+        if kind == "Database" {
+            same_primary(&mut object);
+        }
         if let Some(notes) = object.pointer_mut("/metadata/annotations")
             && let Some(report) = notes.get_mut(names::ANNOTATION_REPORT)
             && let Ok(mut said) = serde_json::from_str::<Value>(report.as_str().unwrap_or_default())
@@ -82,6 +102,12 @@ impl State {
         sort_conditions(&mut object);
         addresses(&mut object);
         if let Some(ends) = object.get_mut("endpoints").and_then(Value::as_array_mut) {
+            for end in ends.iter_mut().filter_map(Value::as_object_mut) {
+                // Which instance serves depends on who is primary; how many do does not.
+                for field in ["targetRef", "nodeName", "zone", "hostname"] {
+                    end.remove(field);
+                }
+            }
             ends.sort_by_key(ToString::to_string);
         }
         let key = format!("{kind} {namespace}/{name}");
@@ -93,6 +119,20 @@ impl State {
             number += 1;
         }
         self.objects.insert(free, object);
+    }
+
+    /// Takes a pod's role off it, and counts it.
+    fn count_role(&mut self, pod: &mut Value, namespace: &str) {
+        let Some(labels) = pod.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) else { return };
+        let text = |labels: &serde_json::Map<String, Value>, name: &str| {
+            labels.get(name).and_then(Value::as_str).unwrap_or("none").to_string()
+        };
+        let database = text(labels, names::LABEL_DATABASE);
+        let [role, reads] = ROLES.map(|name| text(labels, name));
+        labels.retain(|name, _| !ROLES.contains(&name.as_str()));
+        let key = format!("instances of {namespace}/{database}: role {role}, serves reads: {reads}");
+        let count = self.objects.get(&key).and_then(Value::as_u64).unwrap_or(0);
+        self.objects.insert(key, (count + 1).into());
     }
 
     /// Without what a user wrote: the spec of one object.
@@ -154,6 +194,20 @@ fn without(value: &mut Value, steps: &[&str]) {
 fn sort_conditions(object: &mut Value) {
     if let Some(conditions) = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut) {
         conditions.sort_by_key(|c| c["type"].as_str().unwrap_or_default().to_string());
+    }
+}
+
+/// Messages that name the primary name any.
+fn same_primary(database: &mut Value) {
+    let name = database["metadata"]["name"].as_str().unwrap_or_default().to_string();
+    let conditions = database.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten() {
+        let message = condition["message"].as_str().unwrap_or_default();
+        let rest = message.strip_prefix(&format!("{name}-"));
+        let rest = rest.map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
+        if let Some(rest) = rest.filter(|rest| rest.starts_with(' ')) {
+            condition["message"] = format!("<instance>{rest}").into();
+        }
     }
 }
 
@@ -241,6 +295,24 @@ mod tests {
             ))
         };
         assert_eq!(of(["A", "B"]), of(["B", "A"]));
+    }
+
+    #[test]
+    fn the_primary_may_be_another_one_and_there_is_one() {
+        let read = |roles: [&str; 2]| {
+            let pod = |(index, role): (usize, &str)| {
+                json!({"kind": "Pod", "metadata": {"namespace": "lab", "name": format!("ledger-{index}"),
+                    "labels": {names::LABEL_DATABASE: "ledger", names::LABEL_ROLE: role}}})
+            };
+            let mut all: Vec<Value> = roles.into_iter().enumerate().map(pod).collect();
+            let primary = roles.iter().position(|role| *role == "primary").unwrap_or_default();
+            all.push(json!({"kind": "Database", "metadata": {"namespace": "lab", "name": "ledger"}, "status":
+                {"conditions": [{"type": "Available", "message": format!("ledger-{primary} accepts writes")}]}}));
+            State::read(&dump(&all, ""))
+        };
+        assert_eq!(read(["primary", "replica"]), read(["replica", "primary"]));
+        let two = read(["primary", "replica"]).differences(&read(["primary", "primary"]));
+        assert!(two.iter().any(|line| line.contains("role primary")), "{two:?}");
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub fn why(change: &Change) -> Option<&'static str> {
         "BackupSchedule" if patches && brings("/spec/immediate") => {
             Some("spec.immediate: the Backup that was made stays, a record")
         }
+        "Restore" if patches && change.change.pointer("/spec/approve").is_some_and(|a| *a != false) => {
+            Some("spec.approve: a restore in place replaces the data")
+        }
         "Restore" if change.makes() && change.change["spec"]["approve"] != false => {
             Some("a restore brings about data, volumes and a history of its own")
         }
@@ -39,6 +42,12 @@ pub fn leaves(change: &Change, difference: &str) -> bool {
         "BackupStore" => touches("/spec/volume") && archive,
         _ => false,
     }
+}
+
+/// Whether what an operator made stays as somebody left it, by design: it may create Secrets, and neither read nor change
+/// them.
+pub fn left_alone(change: &Change) -> bool {
+    change.back == Back::Itself && change.target.kind == "Secret"
 }
 
 #[cfg(test)]

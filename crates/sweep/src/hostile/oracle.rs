@@ -240,6 +240,7 @@ fn told(change: &Change, stalled: &Condition) -> Verdict {
     let named = mentions(place, message)
         || (parent.contains('.') && mentions(parent, message))
         || mentions(leaf, message)
+        || (change.back == Back::Itself && message.contains(&change.target.name))
         || change.texts().iter().any(|text| message.contains(text.trim()));
     // What is missing is an answer, too: which pod, claim, store or Secret, in whose words.
     let missing = OUTSIDE.iter().any(|word| message.contains(word));

@@ -210,6 +210,11 @@ impl<G: Ground, N: AsyncFn(u64) -> Result<G, String>> Runner<'_, G, N> {
             return Ok((verdict, None, None));
         }
         let lasting = lasting::why(change);
+        // What an operator says that it cannot put right is said, and Secrets are not its to put right.
+        let said = matches!(verdict, Verdict::Stalled(_)) && change.back == Back::Itself;
+        if said || lasting::left_alone(change) {
+            return Ok((verdict, None, None));
+        }
         let back = ground::revert(&client, change).await?;
         if let Answer::Refused { message, .. } = &back {
             return Ok(match lasting {

@@ -105,7 +105,10 @@ pub(crate) fn fill(kind: &str, object: &mut Value) {
             set(object, "status", json!({}));
             within(object, "status", |status| set(status, "phase", json!("Pending")));
         }
-        "Service" => within(object, "spec", service_spec),
+        "Service" => {
+            within(object, "spec", service_spec);
+            within(object, "status", |status| set(status, "loadBalancer", json!({})));
+        }
         "Secret" => set(object, "type", json!("Opaque")),
         "Role" | "ClusterRole" => set(object, "rules", Value::Null),
         "Event" => event(object),

@@ -1,5 +1,6 @@
 //! Which fields of built-in objects cannot be changed: writing them again must be refused here too. Pure.
 
+use super::quantity;
 use crate::status::Fault;
 use serde_json::{Value, json};
 
@@ -118,12 +119,19 @@ fn claim(old: &Value, new: &Value) -> Vec<Fault> {
             }
             spec.remove("volumeAttributesClassName");
         }
+        for list in ["requests", "limits"] {
+            let amounts = spec["resources"].get_mut(list).and_then(Value::as_object_mut);
+            for amount in amounts.into_iter().flat_map(|a| a.values_mut()) {
+                // Compared by what they are worth.
+                *amount = quantity::billionths(amount).map_or(amount.take(), |n| n.to_string().into());
+            }
+        }
         if let Some(requests) = spec.pointer_mut("/resources/requests").and_then(Value::as_object_mut) {
             requests.remove("storage");
         }
         spec
     };
-    let size = |claim: &Value| claim["spec"]["resources"]["requests"]["storage"].clone();
+    let size = |claim: &Value| quantity::billionths(&claim["spec"]["resources"]["requests"]["storage"]);
     let bound = old["status"]["phase"] == "Bound";
     let resized = size(old) != size(new);
     let mut found = Vec::new();
@@ -133,10 +141,9 @@ fn claim(old: &Value, new: &Value) -> Vec<Fault> {
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
         ));
     }
-    let bytes = |v: &Value| v.as_str().map_or(0, amount);
     // A growth that was not carried out may be taken back, to something more than the volume has.
-    let has = &old["status"]["capacity"]["storage"];
-    if bytes(&size(new)) < bytes(&size(old)) && bytes(&size(new)) <= bytes(has) {
+    let has = quantity::billionths(&old["status"]["capacity"]["storage"]).unwrap_or_default();
+    if size(new) < size(old) && size(new).unwrap_or_default() <= has {
         let why = "field can not be less than status.capacity";
         found.push(Fault::forbidden("spec.resources.requests.storage", why));
     }
@@ -145,12 +152,6 @@ fn claim(old: &Value, new: &Value) -> Vec<Fault> {
         found.push(Fault::invalid("volumeMode", mode, "field is immutable"));
     }
     found
-}
-
-/// An amount in bytes, as far as that can be told.
-fn amount(text: &str) -> i128 {
-    let (sign, text) = text.strip_prefix('-').map_or((1, text), |rest| (-1, rest));
-    sign * bytes(text).and_then(|n| i128::try_from(n).ok()).unwrap_or(0)
 }
 
 pub(crate) fn bytes(text: &str) -> Option<u128> {

@@ -11,7 +11,7 @@ mod valid;
 pub(crate) use bare::{bare, reset};
 pub(crate) use defaults::fill;
 pub(crate) use immutable::bytes;
-pub(crate) use valid::LABEL;
+pub(crate) use valid::names;
 
 use crate::status::Fault;
 use k8s_openapi::ByteString;
@@ -68,6 +68,36 @@ fn micro_times(value: &Value) -> Result<(), String> {
         }
         Value::Array(items) => items.iter().try_for_each(micro_times),
         _ => Ok(()),
+    }
+}
+
+/// Puts a time in the place of every text that should be one and is none.
+pub(crate) fn readable(value: &mut Value) {
+    const TIMES: [&str; 12] = [
+        "renewTime",
+        "acquireTime",
+        "eventTime",
+        "lastObservedTime",
+        "lastTransitionTime",
+        "lastProbeTime",
+        "firstTimestamp",
+        "lastTimestamp",
+        "startTime",
+        "completionTime",
+        "creationTimestamp",
+        "deletionTimestamp",
+    ];
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                if field.is_string() && TIMES.contains(&name.as_str()) {
+                    *field = "2020-01-01T00:00:00.000000Z".into();
+                }
+                readable(field);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(readable),
+        _ => {}
     }
 }
 

@@ -2,6 +2,10 @@
 
 use serde_json::Value;
 
+const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+const DECIMAL: [(&str, i32); 10] =
+    [("n", -9), ("u", -6), ("m", -3), ("", 0), ("k", 3), ("M", 6), ("G", 9), ("T", 12), ("P", 15), ("E", 18)];
+
 /// Rewrites the quantities of an object, where it has them. Errors: one that is none.
 pub(crate) fn canonical(value: &mut Value) -> Result<(), String> {
     const OF_QUANTITIES: [&str; 5] = ["requests", "limits", "capacity", "allocatedResources", "overhead"];
@@ -82,21 +86,22 @@ pub(crate) fn is_positive(text: &str) -> bool {
     !text.starts_with('-') && text.starts_with(|c: char| ('1'..='9').contains(&c))
 }
 
+/// An amount in billionths, by which amounts compare however they are written. `None`: it cannot be told.
+pub(crate) fn billionths(amount: &Value) -> Option<i128> {
+    let text = amount.as_str()?;
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(split);
+    let number: i128 = number.parse().ok()?;
+    if let Some(power) = BINARY.iter().position(|s| *s == suffix) {
+        let unit = 1024_i128.checked_pow(u32::try_from(power + 1).ok()?)?;
+        return number.checked_mul(unit)?.checked_mul(1_000_000_000);
+    }
+    let (_, power) = DECIMAL.iter().find(|(s, _)| *s == suffix)?;
+    number.checked_mul(10_i128.checked_pow(u32::try_from(power + 9).ok()?)?)
+}
+
 /// The canonical form. `None`: it is no quantity, or one that this does not handle (an exponent).
 fn written(text: &str) -> Option<String> {
-    const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-    const DECIMAL: [(&str, i32); 10] = [
-        ("n", -9),
-        ("u", -6),
-        ("m", -3),
-        ("", 0),
-        ("k", 3),
-        ("M", 6),
-        ("G", 9),
-        ("T", 12),
-        ("P", 15),
-        ("E", 18),
-    ];
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
     let (negative, number) = match number.strip_prefix('-') {
@@ -149,6 +154,15 @@ fn written(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn amounts_compare_however_they_are_written() {
+        let of = |text: &str| billionths(&text.into());
+        assert_eq!(of("1Gi"), of("1073741824"));
+        assert_eq!(of("1"), of("1000m"));
+        assert!(of("-1") < of("1n") && of("1G") < of("1Gi"));
+        assert_eq!(of("much"), None);
+    }
 
     #[test]
     fn amounts_are_written_in_the_largest_unit_that_fits() {

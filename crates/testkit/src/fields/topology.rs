@@ -213,7 +213,7 @@ fn list(kind: &str, parent: &str, name: &str) -> List {
     let pods = ["Pod", "StatefulSet", "Job"].contains(&kind);
     let container = || ["containers", "initContainers", "ephemeralContainers"].contains(&parent);
     match (parent, name) {
-        ("metadata", "ownerReferences") => by("uid"),
+        ("metadata", "ownerReferences") => List::Map(vec![("uid".into(), Some(json!("")))]),
         ("metadata", "finalizers") => List::Set,
         (_, "secrets") if kind == "ServiceAccount" => by("name"),
         ("status", "conditions") if kind != "Job" => by("type"),

@@ -88,6 +88,8 @@ impl State {
         };
         self.prepare(&kind, &mut object, &uid, options.subresource.is_empty())?;
         let mut unsettled = unsettled;
+        // Labels that come with the defaults below are there when the object is read back, and not looked at.
+        let of_meta = super::meta::faults(&kind, &object);
         match &kind.body {
             // A default of the status is there as soon as the object is read back.
             Body::Custom(custom) => {
@@ -100,7 +102,7 @@ impl State {
         let mut faults = Vec::new();
         match &kind.body {
             Body::Custom(custom) => {
-                faults = super::meta::faults(&kind, &object);
+                faults = of_meta.clone();
                 let blocked = faults.iter().any(Fault::blocks_rules);
                 faults.extend(custom.faults(&object, None, blocked, false));
             }
@@ -110,7 +112,7 @@ impl State {
         let has_meta = kind.is_custom();
         if !has_meta && (faults.is_empty() || !["PodDisruptionBudget", "Event"].contains(&kind.kind.as_str()))
         {
-            faults.splice(0..0, super::meta::faults(&kind, &object));
+            faults.splice(0..0, of_meta);
         }
         if !faults.is_empty() {
             return Err(Refusal::invalid(&kind, &kind.kind, &name, &faults));

@@ -1,64 +1,11 @@
 //! What is wrong with an object's metadata. Pure.
 
-use crate::{kinds::Kind, status::Fault};
+use crate::{
+    builtin::names::{self, DNS_1035, SUBDOMAIN, is_label, qualified},
+    kinds::Kind,
+    status::Fault,
+};
 use serde_json::Value;
-
-const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-const DNS_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
-const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
-const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
-/// All annotations together.
-const ANNOTATIONS: usize = 256 * 1024;
-
-fn is_label(text: &str) -> bool {
-    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    !text.is_empty() && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
-}
-
-fn is_subdomain(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(is_label)
-}
-
-fn is_name_part(text: &str) -> bool {
-    let inner = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let end = |c: char| c.is_ascii_alphanumeric();
-    !text.is_empty()
-        && text.len() <= 63
-        && text.chars().all(inner)
-        && text.starts_with(end)
-        && text.ends_with(end)
-}
-
-/// What is wrong with a name that may have a domain before it.
-fn qualified(text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let name = match text.split('/').collect::<Vec<_>>().as_slice() {
-        [name] => *name,
-        [prefix, name] => {
-            if prefix.is_empty() {
-                found.push("prefix part must be non-empty".into());
-            } else if !is_subdomain(prefix) {
-                found.push(format!("prefix part {SUBDOMAIN}"));
-            }
-            name
-        }
-        _ => {
-            return vec![format!(
-                "a qualified name {} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
-                QUALIFIED.trim_start_matches("name part ")
-            )];
-        }
-    };
-    if name.is_empty() {
-        found.push("name part must be non-empty".into());
-    } else if name.len() > 63 {
-        found.push("name part must be no more than 63 bytes".into());
-    }
-    if !is_name_part(&name.chars().take(63).collect::<String>()) {
-        found.push(QUALIFIED.into());
-    }
-    found
-}
 
 /// What is wrong with metadata of any object.
 pub(crate) fn faults(kind: &Kind, object: &Value) -> Vec<Fault> {
@@ -66,28 +13,8 @@ pub(crate) fn faults(kind: &Kind, object: &Value) -> Vec<Fault> {
     let mut found = Vec::new();
     let text = meta["name"].as_str().unwrap_or_default();
     name_faults(kind, text, &mut found);
-    for (key, value) in meta["labels"].as_object().into_iter().flatten() {
-        for why in qualified(key) {
-            found.push(Fault::invalid("metadata.labels", &key.as_str().into(), &why));
-        }
-        let text = value.as_str().unwrap_or_default();
-        if text.len() > 63 {
-            found.push(Fault::invalid("metadata.labels", value, "must be no more than 63 bytes"));
-        } else if !text.is_empty() && !is_name_part(text) {
-            found.push(Fault::invalid("metadata.labels", value, LABEL_VALUE));
-        }
-    }
-    let mut size = 0;
-    for (key, value) in meta["annotations"].as_object().into_iter().flatten() {
-        size += key.len() + value.as_str().unwrap_or_default().len();
-        for why in qualified(&key.to_lowercase()) {
-            found.push(Fault::invalid("metadata.annotations", &key.as_str().into(), &why));
-        }
-    }
-    if size > ANNOTATIONS {
-        let message = format!("Too long: may not be more than {ANNOTATIONS} bytes");
-        found.push(Fault { reason: "FieldValueTooLong", field: "metadata.annotations".into(), message });
-    }
+    names::labels(&meta["labels"], "metadata.labels", &mut found);
+    names::annotations(&meta["annotations"], "metadata.annotations", &mut found);
     found.extend(owners(meta));
     // The older groups know which names without a domain there are.
     let newer = ["coordination.k8s.io", "policy"].contains(&kind.group.as_str());
@@ -124,7 +51,7 @@ fn name_faults(kind: &Kind, name: &str, found: &mut Vec<Fault>) {
     }
     let (most, rule, good): (usize, &str, fn(&str) -> bool) = match kind.kind.as_str() {
         "Service" => (63, DNS_1035, |n| is_label(n) && n.starts_with(|c: char| c.is_ascii_lowercase())),
-        "StatefulSet" => (63, crate::builtin::LABEL, is_label),
+        "StatefulSet" => (63, names::LABEL, is_label),
         _ => (253, SUBDOMAIN, |n| n.split('.').all(is_label)),
     };
     if name.len() > most {

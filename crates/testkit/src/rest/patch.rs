@@ -108,12 +108,12 @@ impl State {
         if !config["metadata"].is_object() {
             config["metadata"] = json!({});
         }
-        if config["metadata"].get("managedFields").is_some_and(|m| !m.is_null()) {
-            return Err(Refusal::bad_request("metadata.managedFields must be nil"));
-        }
         let old = self.store.get(key).cloned();
         if old.is_none() && !options.subresource.is_empty() && !kind.create_on_update {
             return Err(Refusal::not_found(&kind, &key.name));
+        }
+        if config["metadata"].get("managedFields").is_some_and(|m| !m.is_null()) {
+            return Err(Refusal::bad_request("metadata.managedFields must be nil"));
         }
         if let Some(why) = untyped(&kind, &config) {
             return Err(Refusal::internal(format!(
@@ -215,6 +215,7 @@ fn untyped(kind: &Kind, config: &Value) -> Option<String> {
             let mut read = config.clone();
             // An amount or a time that is none is found later: to the schema it is a text.
             let _ = builtin::read(&kind.kind, &mut read);
+            builtin::readable(&mut read);
             match through(read) {
                 Ok(typed) => {
                     let mut all = Vec::new();

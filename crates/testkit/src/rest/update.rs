@@ -2,7 +2,7 @@
 
 use super::{Options, State, Written, finalizers, fits, meta, set_meta};
 use crate::{
-    builtin,
+    builtin::{self, quantity},
     fields::managers::{self, Manager, Writer},
     kinds::{Body, Kind},
     schema::shape,
@@ -36,7 +36,9 @@ impl State {
             if !uid.is_empty() {
                 return Err(self.other_uid(&kind, &key, &uid, ""));
             }
-            set_meta(&mut body, "resourceVersion", Value::Null);
+            if !options.dry_run {
+                set_meta(&mut body, "resourceVersion", Value::Null);
+            }
             return self.create(index, namespace, body, options, None);
         };
         if !uid.is_empty() && uid != meta(&old, "uid") {
@@ -185,8 +187,17 @@ impl State {
                 set_meta(new, field, before.unwrap_or_default());
             }
         }
-        if kind.kind == "Service" {
-            keep_addresses(old, new);
+        match kind.kind.as_str() {
+            "Service" => keep_addresses(old, new),
+            "Pod" if subresource == "status" => {
+                set_meta(new, "ownerReferences", old["metadata"]["ownerReferences"].clone());
+                set_meta(new, "deletionTimestamp", old["metadata"]["deletionTimestamp"].clone());
+                let class = &old["status"]["qosClass"];
+                if new["status"].get("qosClass").is_none() && !class.is_null() {
+                    new["status"]["qosClass"] = class.clone();
+                }
+            }
+            _ => {}
         }
         if kind.generation && counts(kind, old) != counts(kind, new) {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or_default();
@@ -197,7 +208,9 @@ impl State {
     /// A claim grows only where its class lets it.
     fn admit_growth(&self, kind: &Kind, old: &Value, new: &Value) -> Result<(), Refusal> {
         let size = |claim: &Value| claim["spec"]["resources"]["requests"]["storage"].clone();
-        if kind.kind != "PersistentVolumeClaim" || size(old) == size(new) {
+        if kind.kind != "PersistentVolumeClaim"
+            || quantity::billionths(&size(new)) <= quantity::billionths(&size(old))
+        {
             return Ok(());
         }
         let class = self.find("storage.k8s.io/v1", "StorageClass").and_then(|index| {

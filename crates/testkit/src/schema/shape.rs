@@ -62,15 +62,27 @@ pub(crate) fn untyped(schema: &Value, value: &Value, path: &str, found: &mut Vec
     match (schema["type"].as_str().unwrap_or_default(), value) {
         _ if schema["x-kubernetes-int-or-string"] == true => {}
         ("string", Value::String(_)) | ("boolean", Value::Bool(_)) => {}
+        // A text of a certain form may be any plain value.
+        ("string", Value::Bool(_) | Value::Number(_))
+            if schema.get("format").is_some_and(|f| f != "byte") => {}
         ("integer" | "number", Value::Number(_)) => {}
         ("string", _) => wrong("string"),
         ("boolean", _) => wrong("boolean"),
         ("integer" | "number", _) => wrong("numeric (int or float)"),
         ("array", Value::Array(items)) => {
-            unkeyed(schema, items, path, found);
-            // What is owned as a whole is not looked into.
-            let whole = !["map", "set"].iter().any(|t| schema["x-kubernetes-list-type"] == *t);
-            items.iter().filter(|_| !whole).for_each(|item| untyped(&schema["items"], item, path, found));
+            let mut seen: Vec<String> = Vec::new();
+            for (index, item) in items.iter().enumerate() {
+                let element = match element(schema, index, item) {
+                    Ok(element) => element,
+                    // Of the items after it nothing is known.
+                    Err(why) => return found.push(format!("{path}: element {index}: {why}")),
+                };
+                if seen.contains(&element) {
+                    found.push(format!("{path}: duplicate entries for key {element}"));
+                }
+                untyped(&schema["items"], item, &format!("{path}{element}"), found);
+                seen.push(element);
+            }
         }
         ("array", _) => wrong("list"),
         ("object", Value::Object(fields)) => {
@@ -93,28 +105,27 @@ pub(crate) fn untyped(schema: &Value, value: &Value, path: &str, found: &mut Vec
     }
 }
 
-/// Items of a map that lack a key, and those that are there twice.
-fn unkeyed(schema: &Value, items: &[Value], path: &str, found: &mut Vec<String>) {
-    let keys: Vec<&str> = super::validate::map_keys(schema);
-    let set = schema["x-kubernetes-list-type"] == "set";
-    let mut seen: Vec<Value> = Vec::new();
-    for (index, item) in items.iter().enumerate().filter(|_| set || !keys.is_empty()) {
-        let lacks = |key: &&&str| {
-            item.get(**key).is_none() && schema["items"]["properties"][**key].get("default").is_none()
-        };
-        if let Some(key) = keys.iter().find(lacks) {
-            found.push(format!(
-                "{path}: element {index}: associative list with keys has an element that omits key field {key:?} (and doesn't have default value)"
-            ));
-            continue;
-        }
-        let identity: Value =
-            if set { item.clone() } else { keys.iter().map(|key| item[*key].clone()).collect() };
-        if seen.contains(&identity) {
-            found.push(format!("{path}: duplicate entries for key {identity}"));
-        }
-        seen.push(identity);
+/// An item in a path: by its keys, by itself, or by its place. Errors: it lacks a key.
+fn element(schema: &Value, index: usize, item: &Value) -> Result<String, String> {
+    let plain = |value: &Value| value.to_string();
+    if schema["x-kubernetes-list-type"] == "set" {
+        return Ok(format!("[={}]", plain(item)));
     }
+    let keys = super::validate::map_keys(schema);
+    if keys.is_empty() {
+        return Ok(format!("[{index}]"));
+    }
+    let mut named = Vec::new();
+    for key in keys {
+        let default = schema["items"]["properties"][key].get("default");
+        let Some(value) = item.get(key).or(default) else {
+            return Err(format!(
+                "associative list with keys has an element that omits key field {key:?} (and doesn't have default value)"
+            ));
+        };
+        named.push(format!("{key}={}", plain(value)));
+    }
+    Ok(format!("[{}]", named.join(",")))
 }
 
 /// Drops nulls of fields that are not nullable: to defaults and rules they are absent.

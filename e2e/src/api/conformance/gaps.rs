@@ -30,14 +30,6 @@ pub fn said(message: &str) -> Option<String> {
     if let Some((_, fault)) = message.split_once("strict decoding error: ") {
         return Some(fault.into());
     }
-    // A body that cannot be read: how that is said depends on the decoder, which names Go's types and quotes the body.
-    let unreadable = message.starts_with("the object provided is unrecognized")
-        || message.contains("json parse error")
-        || message.starts_with("error decoding patch")
-        || message.contains("cannot be handled as a ");
-    if unreadable {
-        return Some("the body cannot be read".into());
-    }
     // What is applied is held against the schema in the words of another library, many faults at once. One field that is
     // unknown is named here too.
     let one_unknown = message.ends_with("field not declared in schema") && !message.contains("errors:");
@@ -45,6 +37,14 @@ pub fn said(message: &str) -> Option<String> {
         || message.starts_with("failed to convert new object")
     {
         return Some("it does not fit the schema".into());
+    }
+    // A body that cannot be read: how that is said depends on the decoder, which names Go's types and quotes the body.
+    let unreadable = message.starts_with("the object provided is unrecognized")
+        || message.contains("json parse error")
+        || message.starts_with("error decoding patch")
+        || message.contains("cannot be handled as a ");
+    if unreadable {
+        return Some("the body cannot be read".into());
     }
     // Where an object is stored.
     if let Some((before, after)) = message.split_once("Key: /")

@@ -114,7 +114,7 @@ async fn compare(cluster: &Cluster, custom: bool) -> Result<()> {
     let texts: Vec<String> = all
         .differing
         .iter()
-        .map(|(seed, text)| format!("seed {seed} (HOLDFAST_CONFORMANCE_SEED={seed} HOLDFAST_CONFORMANCE_SEQUENCES=1 … api-tests --only {name}):\n{text}"))
+        .map(|(seed, text)| format!("seed {seed} (HOLDFAST_CONFORMANCE_SEED={seed} HOLDFAST_CONFORMANCE_SEQUENCES=1 … conformance --only {name}):\n{text}"))
         .collect();
     bail!("the server in memory differs from the real one\n{}", texts.join("\n"))
 }

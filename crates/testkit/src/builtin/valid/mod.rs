@@ -3,6 +3,7 @@
 //! Only the fields that clients of this project write are looked at; what is not looked at is taken.
 
 mod claim;
+pub(crate) mod names;
 mod network;
 mod plain;
 mod rights;
@@ -11,7 +12,6 @@ mod workload;
 use crate::status::Fault;
 use serde_json::{Value, json};
 
-pub(crate) const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 const KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 
 /// What is wrong with an object. `old`: what it replaces. `status`: only its status is written.
@@ -52,22 +52,13 @@ fn items<'a>(object: &'a Value, field: &str) -> &'a [Value] {
     object[field].as_array().map_or(&[], Vec::as_slice)
 }
 
-fn is_label(text: &str) -> bool {
-    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    !text.is_empty()
-        && text.len() <= 63
-        && text.chars().all(inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-}
-
 /// A name that must be a DNS label.
 fn label(text: &str, field: &str, found: &mut Vec<Fault>) {
     if text.len() > 63 {
         found.push(Fault::invalid(field, &json!(text), "must be no more than 63 characters"));
     }
-    if !is_label(&text.chars().take(63).collect::<String>()) {
-        found.push(Fault::invalid(field, &json!(text), LABEL));
+    if !names::is_label(&text.chars().take(63).collect::<String>()) {
+        found.push(Fault::invalid(field, &json!(text), names::LABEL));
     }
 }
 

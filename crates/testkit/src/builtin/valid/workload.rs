@@ -1,6 +1,6 @@
 //! StatefulSets, Jobs, Pods.
 
-use super::{claim, items, label, nonnegative, one_of, text};
+use super::{claim, items, label, names, nonnegative, one_of, text};
 use crate::status::Fault;
 use serde_json::{Value, json};
 
@@ -99,6 +99,9 @@ fn selects(spec: &Value, of: &str, found: &mut Vec<Fault>) {
 
 /// A template of pods: what clients of this project could get wrong.
 fn template(spec: &Value, found: &mut Vec<Fault>) {
+    let meta = &spec["template"]["metadata"];
+    names::labels(&meta["labels"], "spec.template.labels", found);
+    names::annotations(&meta["annotations"], "spec.template.annotations", found);
     pod_spec(&spec["template"]["spec"], "spec.template.spec", items(spec, "volumeClaimTemplates"), found);
 }
 
