@@ -17,7 +17,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
-use std::fmt::Debug;
+use std::{fmt::Debug, time::Duration};
 
 /// Databases in one namespace.
 pub const PER_NAMESPACE: usize = 10;
@@ -53,13 +53,45 @@ where
     stream::iter(items.into_iter().map(Ok)).try_for_each_concurrent(AT_ONCE, work).await
 }
 
-async fn create<K>(api: &Api<K>, body: Value) -> Result<K>
+/// Tries a call again when the API server did not answer, or says that it cannot now: a busy machine is no failure of what is
+/// measured. Calls must be safe to repeat.
+pub async fn patiently<T, F, Fut>(call: F) -> kube::Result<T>
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = kube::Result<T>>,
+{
+    const ATTEMPTS: usize = 20;
+    for _ in 1..ATTEMPTS {
+        match call().await {
+            Err(kube::Error::Api(status)) if status.code < 500 && status.code != 429 => {
+                return Err(kube::Error::Api(status));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            Ok(value) => return Ok(value),
+        }
+    }
+    call().await
+}
+
+/// Creates an object; one that is there already is this program's from an attempt whose answer was lost.
+pub async fn create<K>(api: &Api<K>, object: &K) -> Result<K>
 where
     K: Resource<DynamicType = ()> + Clone + serde::Serialize + serde::de::DeserializeOwned + Debug,
 {
-    let object: K = serde_json::from_value(body)?;
-    let made = api.create(&PostParams::default(), &object).await;
-    made.with_context(|| format!("making {} {}", K::kind(&()), object.name_any()))
+    let name = object.name_any();
+    let parameters = PostParams::default();
+    let made = match patiently(|| api.create(&parameters, object)).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => patiently(|| api.get(&name)).await,
+        other => other,
+    };
+    made.with_context(|| format!("making {} {name}", K::kind(&())))
+}
+
+async fn make<K>(api: &Api<K>, body: Value) -> Result<K>
+where
+    K: Resource<DynamicType = ()> + Clone + serde::Serialize + serde::de::DeserializeOwned + Debug,
+{
+    create(api, &serde_json::from_value(body)?).await
 }
 
 /// Namespaces as Kubernetes' controllers leave them, with a store each.
@@ -67,14 +99,14 @@ pub async fn namespaces(client: &Client, numbers: std::ops::Range<usize>) -> Res
     let mut all: Vec<String> = numbers.map(namespace).collect();
     all.dedup();
     each(all, |name| async move {
-        create::<Namespace>(&Api::all(client.clone()), json!({"metadata": {"name": name}})).await?;
+        make::<Namespace>(&Api::all(client.clone()), json!({"metadata": {"name": name}})).await?;
         // The controller that makes it does not run; pods of Jobs need it.
         let accounts = Api::<ServiceAccount>::namespaced(client.clone(), &name);
-        create(&accounts, json!({"metadata": {"name": "default"}})).await?;
+        make(&accounts, json!({"metadata": {"name": "default"}})).await?;
         let store = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupStore", "metadata": {"name": STORE},
             "spec": {"s3": {"bucket": "backups", "prefix": name, "region": "eu-west-1",
                 "endpoint": "https://objects.example", "credentialsSecretRef": {"name": "objects"}}}});
-        create::<BackupStore>(&Api::namespaced(client.clone(), &name), store).await?;
+        make::<BackupStore>(&Api::namespaced(client.clone(), &name), store).await?;
         Ok(())
     })
     .await
@@ -92,12 +124,12 @@ pub async fn databases(client: &Client, numbers: std::ops::Range<usize>) -> Resu
                     "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}},
                     "postgresql": {"parameters": {"work_mem": "16MB", "max_connections": "200"}},
                     "archive": {"storeRef": {"name": STORE}}}});
-            create::<Database>(&Api::namespaced(client.clone(), &namespace), body).await?;
+            make::<Database>(&Api::namespaced(client.clone(), &namespace), body).await?;
             let body = json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "BackupSchedule",
                 "metadata": {"name": schedule(&name)},
                 "spec": {"databaseRef": {"name": name}, "schedule": format!("{} {hour} * * *", number % 60),
                     "timeZone": "Etc/UTC", "retention": {"days": 36500}}});
-            create::<BackupSchedule>(&Api::namespaced(client.clone(), &namespace), body).await?;
+            make::<BackupSchedule>(&Api::namespaced(client.clone(), &namespace), body).await?;
             Ok(())
         }
     })
@@ -110,12 +142,13 @@ fn schedule(database: &str) -> String {
 
 /// Writes an object and then its status.
 async fn with_status<K: Kind>(api: &Api<K>, body: Value, status: Value) -> Result<()> {
-    let made: K = create(api, body).await?;
+    let made: K = make(api, body).await?;
     let body = json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "status": status});
     let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-    api.patch_status(&made.name_any(), &parameters, &Patch::Merge(&body))
+    let (name, body) = (made.name_any(), Patch::Merge(&body));
+    patiently(|| api.patch_status(&name, &parameters, &body))
         .await
-        .with_context(|| format!("writing the status of {} {}", K::kind(&()), made.name_any()))?;
+        .with_context(|| format!("writing the status of {} {name}", K::kind(&())))?;
     Ok(())
 }
 

@@ -21,7 +21,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
     runtime::{
         WatchStreamExt,
         watcher::{self, Event, watcher},
@@ -43,8 +43,10 @@ const REVISION: &str = "bench-7c9d5f6b8";
 struct Known {
     /// What its agents are told.
     told: Option<AgentConfig>,
-    /// Its data set and history, once its pods are there.
+    /// Its data set and history, once its pods are being made.
     running: Option<(String, String)>,
+    /// Its pods are there.
+    complete: bool,
     /// Hash of the configuration that the pods reported.
     reported: String,
 }
@@ -117,10 +119,11 @@ impl World {
         let known = self.known(&namespace, &name);
         let mut known = known.lock().await;
         if known.told.is_none() {
-            let config = self.api::<ConfigMap>(&namespace).get(&names::config_map(&name)).await?;
+            let (configs, config) = (self.api::<ConfigMap>(&namespace), names::config_map(&name));
+            let config = seed::patiently(|| configs.get(&config)).await?;
             known.told = told(&config);
         }
-        if known.running.is_none() {
+        if !known.complete {
             try_join_all((0..replicas).map(|ordinal| self.volume(&namespace, &name, template, ordinal)))
                 .await?;
             known.running = Some((data_set.clone(), history));
@@ -128,6 +131,7 @@ impl World {
             self.lease(&namespace, &name, &data_set, replicas).await?;
             let reports = (0..replicas).map(|ordinal| (ordinal, report(&known, &name, ordinal, replicas)));
             try_join_all(reports.map(|(ordinal, report)| self.pod(&set, &data_set, ordinal, report))).await?;
+            known.complete = true;
         }
         let status = json!({"status": {"observedGeneration": set.metadata.generation, "replicas": replicas,
             "readyReplicas": replicas, "availableReplicas": replicas, "currentReplicas": replicas,
@@ -222,7 +226,7 @@ impl World {
 
     async fn retell(&self, namespace: &str, database: &str, known: &mut Known) -> Result<()> {
         let hash = hash(known);
-        if known.running.is_none() || known.reported == hash {
+        if !known.complete || known.reported == hash {
             return Ok(());
         }
         known.reported = hash;
@@ -234,7 +238,8 @@ impl World {
                 let report = serde_json::to_string(&report)?;
                 let body = json!({"metadata": {"annotations": {names::ANNOTATION_REPORT: report}}});
                 let name = names::pod(database, ordinal);
-                pods.patch(&name, &PatchParams::default(), &Patch::Merge(&body)).await?;
+                let (parameters, body) = (PatchParams::default(), Patch::Merge(&body));
+                seed::patiently(|| pods.patch(&name, &parameters, &body)).await?;
                 anyhow::Ok(())
             }
         }))
@@ -290,14 +295,14 @@ impl World {
         let pods = self.api::<Pod>(&job.namespace().unwrap_or_default());
         let of_job =
             ListParams::default().labels(&format!("batch.kubernetes.io/job-name={}", job.name_any()));
-        for pod in pods.list(&of_job).await?.items {
+        for pod in seed::patiently(|| pods.list(&of_job)).await?.items {
             let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
-            absent(pods.delete(&pod.name_any(), &now).await.map(drop))?;
+            let name = pod.name_any();
+            absent(seed::patiently(|| pods.delete(&name, &now)).await.map(drop))?;
         }
         Ok(())
     }
 
-    /// Creates; that it is there already is as good.
     async fn create<K>(&self, namespace: &str, object: &K) -> Result<()>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -306,12 +311,7 @@ impl World {
             + DeserializeOwned
             + Debug,
     {
-        match self.api::<K>(namespace).create(&PostParams::default(), object).await {
-            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-            other => {
-                other.map(drop).with_context(|| format!("making {} {}", K::kind(&()), object.name_any()))
-            }
-        }
+        seed::create(&self.api::<K>(namespace), object).await.map(drop)
     }
 
     /// Writes a status. An object that went meanwhile needs none.
@@ -320,7 +320,8 @@ impl World {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
     {
         let api = self.api::<K>(namespace);
-        let written = api.patch_status(name, &PatchParams::default(), &Patch::Merge(body)).await;
+        let (parameters, body) = (PatchParams::default(), Patch::Merge(body));
+        let written = seed::patiently(|| api.patch_status(name, &parameters, &body)).await;
         absent(written.map(drop)).with_context(|| format!("writing the status of {} {name}", K::kind(&())))
     }
 }

@@ -84,24 +84,3 @@ async fn every_refusal_names_its_field() {
     assert!(refused > 300 && accepted > 300, "{refused} {accepted}");
     assert!(wrong.is_empty(), "{} of {refused}:\n{}", wrong.len(), wrong.join("\n"));
 }
-
-/// As `sweep hostile`, with the arguments in HOSTILE: for this folder's own work.
-#[test]
-#[ignore = "takes long; `sweep hostile` is for users"]
-fn from_the_environment() {
-    let arguments = std::env::var("HOSTILE").unwrap_or_default();
-    let options = Options::from_arguments(arguments.split('|').filter(|a| !a.is_empty()).map(String::from));
-    let filter = tracing_subscriber::EnvFilter::from_env("SWEEP_LOG");
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let begun = std::time::Instant::now();
-    let report = run(&options.unwrap(), |outcome| {
-        eprintln!(
-            "{:.1} {} {}: {}",
-            begun.elapsed().as_secs_f64(),
-            outcome.moment,
-            outcome.change,
-            outcome.verdict
-        );
-    });
-    println!("{}", report.unwrap());
-}

@@ -141,7 +141,13 @@ impl State {
         self.admit_growth(&kind, &before, &new)?;
 
         managers::write(&mut new, owners);
-        let unsettled = self.unsettled.contains(meta(&before, "uid"));
+        let mut unsettled = self.unsettled.contains(meta(&before, "uid"));
+        // Labels that a Job is stored without are there again whenever it is read.
+        let bare = kind.kind == "Job" && new["metadata"].get("labels").is_none();
+        if bare {
+            builtin::fill(&kind.kind, &mut new);
+            unsettled = !unsettled;
+        }
         if new == before && !unsettled {
             return Ok(Written { object: Arc::clone(old), code: 200 });
         }
@@ -150,6 +156,9 @@ impl State {
             return Ok(Written { object: Arc::new(new), code: 200 });
         }
         self.unsettled.remove(meta(&before, "uid"));
+        if bare {
+            self.unsettled.insert(meta(&before, "uid").to_string());
+        }
         if freed(&before, &new) {
             // The last finalizer is off: the update is answered, but what happens is the deletion.
             self.store.remove(key.clone());

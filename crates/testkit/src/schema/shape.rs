@@ -53,6 +53,9 @@ pub(crate) fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.into() } else { format!("{path}.{name}") }
 }
 
+/// Said of an item that is there twice.
+pub(crate) const TWICE: &str = "duplicate entries for key";
+
 /// What server-side apply holds against a body: fields that the schema does not have, and values of other types.
 pub(crate) fn untyped(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
     if value.is_null() || schema["x-kubernetes-preserve-unknown-fields"] == true {
@@ -78,7 +81,7 @@ pub(crate) fn untyped(schema: &Value, value: &Value, path: &str, found: &mut Vec
                     Err(why) => return found.push(format!("{path}: element {index}: {why}")),
                 };
                 if seen.contains(&element) {
-                    found.push(format!("{path}: duplicate entries for key {element}"));
+                    found.push(format!("{path}: {TWICE} {element}"));
                 }
                 untyped(&schema["items"], item, &format!("{path}{element}"), found);
                 seen.push(element);

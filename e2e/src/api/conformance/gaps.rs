@@ -8,6 +8,8 @@
 use regex::Regex;
 use std::sync::OnceLock;
 
+const UNKNOWN: &str = "field not declared in schema";
+
 fn structures() -> Option<&'static Regex> {
     static STRUCTURES: OnceLock<Option<Regex>> = OnceLock::new();
     STRUCTURES
@@ -24,6 +26,18 @@ pub fn said_of(field: &str, message: &str) -> Option<String> {
     said(message)
 }
 
+/// Whether two refusals of what does not fit its schema are the same but for the faults that each names: an unknown field ends
+/// the look at its object, and in which order the API server looks at the fields of one is up to Go's maps.
+pub fn first_of_several(real: &str, fake: &str) -> bool {
+    let unfit = |message: &str| message.starts_with("failed to create typed patch object");
+    if !unfit(real) || !unfit(fake) || (real.contains("errors:") && fake.contains("errors:")) {
+        return false;
+    }
+    let named = real.rsplit(": .").next().unwrap_or_default();
+    let others = fake.contains("errors:") || !fake.ends_with(UNKNOWN);
+    real.ends_with(UNKNOWN) && others && (fake.contains(named) || !fake.contains(UNKNOWN))
+}
+
 /// The part of a refusal's message, or of a cause's, that is compared; `None`: all of it.
 pub fn said(message: &str) -> Option<String> {
     // What a body has that it should not is named; the body itself, which the API server quotes, is not repeated.
@@ -32,7 +46,7 @@ pub fn said(message: &str) -> Option<String> {
     }
     // What is applied is held against the schema in the words of another library, many faults at once. One field that is
     // unknown is named here too.
-    let one_unknown = message.ends_with("field not declared in schema") && !message.contains("errors:");
+    let one_unknown = message.ends_with(UNKNOWN) && !message.contains("errors:");
     if message.starts_with("failed to create typed patch object") && !one_unknown
         || message.starts_with("failed to convert new object")
     {
@@ -86,6 +100,16 @@ mod tests {
         let unknown =
             "failed to create typed patch object (/a; v1, Kind=X): .b: field not declared in schema";
         assert_eq!(said(unknown), None);
+        let prefix = "failed to create typed patch object (/a; v1, Kind=X)";
+        assert!(first_of_several(
+            unknown,
+            &format!("{prefix}: errors:\n  .b: {UNKNOWN}\n  .c: expected string")
+        ));
+        assert!(!first_of_several(
+            unknown,
+            &format!("{prefix}: errors:\n  .d: {UNKNOWN}\n  .c: expected string")
+        ));
+        assert!(!first_of_several(unknown, &format!("{prefix}: .d: {UNKNOWN}")));
         assert_eq!(said("Invalid value: {\"A\":1}: no").as_deref(), Some("Invalid value: <structure>: no"));
     }
 }

@@ -1,7 +1,7 @@
 //! Runs one sequence on both servers and says where they differ.
 
 use super::{
-    USERS, ground, kinds,
+    USERS, gaps, ground, kinds,
     masks::{Names, differences},
     plan::{ANCHOR, Plan},
     side::{Answer, Side},
@@ -139,7 +139,11 @@ impl Pair {
             self.outcome.refused += usize::from(real.code >= 400);
             self.real_names.learn(&real.body);
             self.fake_names.learn(&fake.body);
-            let (a, b) = (self.real_names.masked(real), self.fake_names.masked(fake));
+            let (mut a, b) = (self.real_names.masked(real), self.fake_names.masked(fake));
+            let said = |answer: &Answer| answer.body["message"].as_str().unwrap_or_default().to_string();
+            if gaps::first_of_several(&said(real), &said(fake)) {
+                a.body["message"] = b.body["message"].clone();
+            }
             if let Some(difference) = differs(&a, &b) {
                 return Ok(Some(difference));
             }
