@@ -23,6 +23,7 @@ mod read;
 mod rest;
 mod schema;
 mod selector;
+mod serve;
 mod server;
 mod session;
 mod status;

@@ -3,7 +3,8 @@
 use crate::{
     faults::{Fault, Rule, Uncounted},
     read::Sight,
-    server::{Answer, Incoming, Shared, refused, serve},
+    serve::{refused, serve},
+    server::{Answer, Incoming, Shared},
     status::Refusal,
     tamper::{self, Fate, Tamper},
 };

@@ -17,6 +17,8 @@ mod lists;
 mod objects;
 #[path = "semantics/watches.rs"]
 mod watches;
+#[path = "semantics/wire.rs"]
+mod wire;
 
 use holdfast_testkit::Server;
 use k8s_openapi::api::core::v1::ConfigMap;

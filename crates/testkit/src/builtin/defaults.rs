@@ -107,7 +107,15 @@ pub(crate) fn fill(kind: &str, object: &mut Value) {
         }
         "Service" => {
             within(object, "spec", service_spec);
-            within(object, "status", |status| set(status, "loadBalancer", json!({})));
+            let balanced = object["spec"]["type"] == "LoadBalancer";
+            within(object, "status", |status| {
+                set(status, "loadBalancer", json!({}));
+                within(status, "loadBalancer", |balancer| {
+                    for ingress in items(balancer, "ingress").filter(|i| balanced && i.get("ip").is_some()) {
+                        set(ingress, "ipMode", json!("VIP"));
+                    }
+                });
+            });
         }
         "Secret" => set(object, "type", json!("Opaque")),
         "Role" | "ClusterRole" => set(object, "rules", Value::Null),
@@ -203,8 +211,20 @@ fn job(object: &mut Value) {
 fn service_spec(spec: &mut Value) {
     set(spec, "type", json!("ClusterIP"));
     set(spec, "sessionAffinity", json!("None"));
-    if spec["type"] != "ExternalName" {
+    let kind = spec["type"].as_str().unwrap_or_default().to_string();
+    if ["ClusterIP", "NodePort", "LoadBalancer"].contains(&kind.as_str()) {
         set(spec, "internalTrafficPolicy", json!("Cluster"));
+    }
+    if ["NodePort", "LoadBalancer"].contains(&kind.as_str()) {
+        set(spec, "externalTrafficPolicy", json!("Cluster"));
+    }
+    if kind == "LoadBalancer" {
+        set(spec, "allocateLoadBalancerNodePorts", json!(true));
+    }
+    if spec["sessionAffinity"] == "None"
+        && let Some(spec) = spec.as_object_mut()
+    {
+        spec.remove("sessionAffinityConfig");
     }
     if spec["sessionAffinity"] == "ClientIP" {
         set(spec, "sessionAffinityConfig", json!({}));

@@ -6,6 +6,7 @@ mod bare;
 mod defaults;
 mod immutable;
 pub(crate) mod quantity;
+pub(crate) mod service;
 mod valid;
 
 pub(crate) use bare::{bare, reset};

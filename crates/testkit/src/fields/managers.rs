@@ -105,6 +105,25 @@ pub(crate) fn write(object: &mut Value, mut managers: Vec<Manager>) {
     }
 }
 
+/// Gives an object back the times of its managers when nothing else changed: that is no change at all.
+pub(crate) fn keep_times(before: &Value, new: &mut Value) {
+    fn entries(object: &Value) -> &[Value] {
+        object["metadata"]["managedFields"].as_array().map_or(&[], Vec::as_slice)
+    }
+    let alike = |a: &Value, b: &Value| {
+        ["manager", "operation", "apiVersion", "subresource", "fieldsV1"].iter().all(|f| a[*f] == b[*f])
+    };
+    let (had, has) = (entries(before), entries(new));
+    if had == has || had.len() != has.len() || !had.iter().zip(has).all(|(a, b)| alike(a, b)) {
+        return;
+    }
+    let given = new["metadata"]["managedFields"].take();
+    new["metadata"]["managedFields"] = before["metadata"]["managedFields"].clone();
+    if *new != *before {
+        new["metadata"]["managedFields"] = given;
+    }
+}
+
 /// Fields that nobody owns.
 fn ownable(set: Set) -> Set {
     const NOT: [&[&str]; 10] = [

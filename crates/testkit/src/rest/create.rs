@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 impl State {
-    /// Creates an object. `applied`: who owns what, when it comes from a server-side apply.
+    /// POST. `applied`: who owns what, when it comes from a server-side apply.
     ///
     /// Errors: the reasons for which Kubernetes would refuse it.
     pub fn create(
@@ -26,11 +26,29 @@ impl State {
     ) -> Result<Written, Refusal> {
         let kind = self.kind(index);
         super::is_object(&kind, &mut body)?;
+        if applied.is_none() {
+            for field in
+                ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "uid", "selfLink"]
+            {
+                set_meta(&mut body, field, Value::Null);
+            }
+        }
+        self.make(index, namespace, body, options, applied)
+    }
+
+    /// As [`Self::create`], also for a write that is no POST: such a one may make an object that is already being deleted.
+    pub(super) fn make(
+        &mut self,
+        index: usize,
+        namespace: &str,
+        body: Value,
+        options: &Options,
+        applied: Option<Vec<Manager>>,
+    ) -> Result<Written, Refusal> {
+        let kind = self.kind(index);
         let posted = applied.is_none();
         let mut object = self.read(&kind, body, options)?;
-        for field in
-            ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "uid", "selfLink"]
-        {
+        for field in ["creationTimestamp", "uid"] {
             set_meta(&mut object, field, Value::Null);
         }
         self.place(&kind, namespace, &mut object)?;
@@ -55,6 +73,10 @@ impl State {
             self.admit_into(&kind, meta(&object, "name"), namespace)?;
         }
 
+        // Who makes one through its status gets no address.
+        if kind.kind == "Service" && options.subresource.is_empty() {
+            self.allot(&kind, None, &mut object, options.dry_run)?;
+        }
         if object["metadata"].get("name").is_none() {
             let prefix = meta(&object, "generateName");
             if prefix.is_empty() {
@@ -86,7 +108,7 @@ impl State {
             "Job" => object["metadata"].get("labels").is_none(),
             _ => false,
         };
-        self.prepare(&kind, &mut object, &uid, options.subresource.is_empty())?;
+        self.prepare(&kind, &mut object, &uid)?;
         let mut unsettled = unsettled;
         // Labels that come with the defaults below are there when the object is read back, and not looked at.
         let of_meta = super::meta::faults(&kind, &object);
@@ -186,8 +208,8 @@ impl State {
         Ok(())
     }
 
-    /// What only the server can fill in. `whole`: it is made through its main door.
-    fn prepare(&mut self, kind: &Kind, object: &mut Value, uid: &str, whole: bool) -> Result<(), Refusal> {
+    /// What only the server can fill in.
+    fn prepare(&mut self, kind: &Kind, object: &mut Value, uid: &str) -> Result<(), Refusal> {
         let name = meta(object, "name").to_string();
         match kind.kind.as_str() {
             _ if kind.is_custom() => {}
@@ -224,9 +246,7 @@ impl State {
                     object["spec"]["storageClassName"] = class.into();
                 }
             }
-            // Who makes one through its status gets no address.
-            "Service" if !whole => object["status"] = json!({"loadBalancer": {}}),
-            "Service" => self.address(object),
+            "Service" => object["status"] = json!({"loadBalancer": {}}),
             _ => {}
         }
         Ok(())
@@ -239,27 +259,5 @@ impl State {
             class["metadata"]["annotations"]["storageclass.kubernetes.io/is-default-class"] == "true"
         };
         all.values().find(marked).map(|class| meta(class, "name").to_string())
-    }
-
-    fn address(&mut self, service: &mut Value) {
-        service["status"] = json!({"loadBalancer": {}});
-        let spec = &mut service["spec"];
-        if spec["type"] == "ExternalName" {
-            return;
-        }
-        let headless = spec["clusterIP"] == "None";
-        if !headless && spec.get("clusterIP").is_none() {
-            self.addresses += 1;
-            let number = self.addresses;
-            spec["clusterIP"] = format!("10.96.{}.{}", number / 250, number % 250 + 1).into();
-        }
-        spec["clusterIPs"] = json!([spec["clusterIP"]]);
-        let dual = headless && spec.get("selector").is_none();
-        if spec.get("ipFamilies").is_none() {
-            spec["ipFamilies"] = if dual { json!(["IPv4", "IPv6"]) } else { json!(["IPv4"]) };
-        }
-        if spec.get("ipFamilyPolicy").is_none() {
-            spec["ipFamilyPolicy"] = if dual { "RequireDualStack" } else { "SingleStack" }.into();
-        }
     }
 }

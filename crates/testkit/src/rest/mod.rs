@@ -1,5 +1,6 @@
 //! The rules by which objects are written. Works on the state in memory; every entry point is one request's whole effect.
 
+mod addresses;
 mod admission;
 mod create;
 mod delete;

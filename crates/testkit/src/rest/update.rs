@@ -2,7 +2,7 @@
 
 use super::{Options, State, Written, finalizers, fits, meta, set_meta};
 use crate::{
-    builtin::{self, quantity},
+    builtin::{self, quantity, service},
     fields::managers::{self, Manager, Writer},
     kinds::{Body, Kind},
     schema::shape,
@@ -39,7 +39,7 @@ impl State {
             if !options.dry_run {
                 set_meta(&mut body, "resourceVersion", Value::Null);
             }
-            return self.create(index, namespace, body, options, None);
+            return self.make(index, namespace, body, options, None);
         };
         if !uid.is_empty() && uid != meta(&old, "uid") {
             return Err(self.other_uid(&kind, &key, &uid, meta(&old, "uid")));
@@ -119,6 +119,9 @@ impl State {
         if meta(&new, "resourceVersion") != meta(&before, "resourceVersion") {
             return Err(Refusal::modified(&kind, &key.name));
         }
+        if kind.kind == "Service" && options.subresource.is_empty() {
+            self.allot(&kind, Some(&before), &mut new, options.dry_run)?;
+        }
         builtin::settle(&kind.kind, &mut new);
         self.carry_over(&kind, &before, &mut new, &options.subresource);
 
@@ -148,6 +151,7 @@ impl State {
             builtin::fill(&kind.kind, &mut new);
             unsettled = !unsettled;
         }
+        managers::keep_times(&before, &mut new);
         if new == before && !unsettled {
             return Ok(Written { object: Arc::clone(old), code: 200 });
         }
@@ -197,7 +201,7 @@ impl State {
             }
         }
         match kind.kind.as_str() {
-            "Service" => keep_addresses(old, new),
+            "Service" if subresource.is_empty() => service::drop_dependent(old, new),
             "Pod" if subresource == "status" => {
                 set_meta(new, "ownerReferences", old["metadata"]["ownerReferences"].clone());
                 set_meta(new, "deletionTimestamp", old["metadata"]["deletionTimestamp"].clone());
@@ -235,22 +239,6 @@ impl State {
         );
         let details = json!({"name": meta(old, "name"), "kind": "persistentvolumeclaims"});
         Err(Refusal { code: 403, reason: "Forbidden", message, details })
-    }
-}
-
-/// Who leaves a Service's addresses out keeps them.
-fn keep_addresses(old: &Value, new: &mut Value) {
-    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
-    if spec.get("type").is_some_and(|t| t == "ExternalName") {
-        return;
-    }
-    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-        // One given without its list is the list.
-        let own = (field == "clusterIPs").then(|| spec.get("clusterIP").map(|ip| json!([ip]))).flatten();
-        let kept = own.or_else(|| old["spec"].get(field).cloned());
-        if let Some(kept) = kept.filter(|_| !spec.contains_key(field)) {
-            spec.insert(field.into(), kept);
-        }
     }
 }
 

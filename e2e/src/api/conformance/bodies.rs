@@ -1,9 +1,10 @@
 //! Objects of the built-in kinds that the operators write, in forms to which no controller has anything to do.
 
-use super::kinds::Kind;
+use super::{kinds::Kind, pods};
 use serde_json::{Value, json};
 
-type Edits = Vec<(&'static str, Vec<Value>)>;
+/// Changes: where, and what to put there.
+pub type Edits = Vec<(&'static str, Vec<Value>)>;
 
 fn kind(
     (group, version): (&'static str, &'static str),
@@ -200,22 +201,14 @@ fn rights() -> Vec<Kind> {
     ]
 }
 
-fn pod_spec(restart: &str) -> Value {
-    json!({"restartPolicy": restart, "automountServiceAccountToken": false, "schedulerName": "nobody",
-        "containers": [{"name": "main", "image": "example.test/main:1", "ports": [{"containerPort": 5432, "name": "pg"}],
-            "env": [{"name": "A", "value": "1"}, {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
-            "resources": {"requests": {"cpu": "100m"}, "limits": {"memory": "1024Mi"}},
-            "readinessProbe": {"httpGet": {"port": 8080, "path": "/readyz"}, "periodSeconds": 2}}],
-        "volumes": [{"name": "tmp", "emptyDir": {}}]})
-}
-
 fn workloads() -> Vec<Kind> {
     let set = |replicas: i64| {
         json!({"spec": {"serviceName": "s", "replicas": replicas, "selector": {"matchLabels": {"app": "x"}},
-            "template": {"metadata": {"labels": {"app": "x"}}, "spec": pod_spec("Always")},
+            "template": {"metadata": {"labels": {"app": "x"}}, "spec": pods::plain("Always")},
             "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1024Mi"}}}}]}})
     };
-    let job = json!({"spec": {"suspend": true, "backoffLimit": 0, "template": {"spec": pod_spec("Never")}}});
+    let job =
+        json!({"spec": {"suspend": true, "backoffLimit": 0, "template": {"spec": pods::plain("Never")}}});
     let condition =
         json!([{"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"}]);
     vec![
@@ -232,6 +225,12 @@ fn workloads() -> Vec<Kind> {
                 ("StatefulSet", "statefulsets"),
                 vec![
                     set(0),
+                    json!({"spec": {"serviceName": "s", "replicas": 0, "podManagementPolicy": "Parallel",
+                        "updateStrategy": {"type": "OnDelete"}, "selector": {"matchLabels": {"app": "x"}},
+                        "template": {"metadata": {"labels": {"app": "x"}, "annotations": {"note": "1"}}, "spec": pods::full("Always")},
+                        "volumeClaimTemplates": [{"metadata": {"name": "data", "labels": {"set": "data"}}, "spec": {"accessModes": ["ReadWriteOnce"],
+                            "storageClassName": "fast", "volumeMode": "Filesystem", "resources": {"requests": {"storage": "1Gi"}}}}],
+                        "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"}}}),
                     json!({"spec": {"replicas": 0, "selector": {"matchLabels": {"app": "x"}}, "serviceName": "s",
                     "template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}}),
                 ],
@@ -256,14 +255,13 @@ fn workloads() -> Vec<Kind> {
                     ),
                     ("/spec/minReadySeconds", vec![json!(3), json!(0)]),
                     (
-                        "/spec/template/spec/containers",
-                        vec![json!([{"name": "main", "image": "example.test/main:2"}])],
-                    ),
-                    (
                         "/spec/persistentVolumeClaimRetentionPolicy",
                         vec![json!({"whenDeleted": "Delete"}), Value::Null],
                     ),
-                ],
+                ]
+                .into_iter()
+                .chain(pods::template())
+                .collect(),
             )
         },
         Kind {
@@ -277,7 +275,11 @@ fn workloads() -> Vec<Kind> {
             ..kind(
                 ("batch", "v1"),
                 ("Job", "jobs"),
-                vec![job],
+                vec![
+                    job,
+                    json!({"spec": {"suspend": true, "backoffLimit": 0, "activeDeadlineSeconds": 600,
+                        "template": {"metadata": {"labels": {"app": "x"}}, "spec": pods::full("Never")}}}),
+                ],
                 vec![
                     ("/spec/suspend", vec![json!(true), json!(true), json!(false)]),
                     ("/spec/parallelism", vec![json!(0), json!(2), json!(-1)]),
@@ -290,7 +292,10 @@ fn workloads() -> Vec<Kind> {
                         vec![json!("OnFailure"), json!("Never"), json!("Always")],
                     ),
                     ("/spec/template/metadata/annotations/note", vec![json!("1"), Value::Null]),
-                ],
+                ]
+                .into_iter()
+                .chain(pods::template())
+                .collect(),
             )
         },
         Kind {
@@ -320,7 +325,8 @@ fn workloads() -> Vec<Kind> {
                 CORE,
                 ("Pod", "pods"),
                 vec![
-                    json!({"spec": pod_spec("Always")}),
+                    json!({"spec": pods::plain("Always")}),
+                    json!({"spec": pods::full("Never")}),
                     json!({"spec": {"schedulerName": "nobody", "restartPolicy": "Never", "automountServiceAccountToken": false, "containers": [{"name": "c", "image": "i"}]}}),
                 ],
                 vec![
@@ -371,8 +377,11 @@ fn network() -> Vec<Kind> {
                     ),
                     ("/spec/selector", vec![json!({"app": "y"}), json!({}), Value::Null]),
                     ("/spec/selector/app", vec![json!("z"), Value::Null]),
-                    ("/spec/clusterIP", vec![json!("None"), json!("10.96.200.200")]),
-                    ("/spec/type", vec![json!("ClusterIP"), json!("Odd")]),
+                    ("/spec/clusterIP", vec![json!("None"), json!("{address}")]),
+                    (
+                        "/spec/type",
+                        vec![json!("ClusterIP"), json!("NodePort"), json!("LoadBalancer"), json!("Odd")],
+                    ),
                     ("/spec/publishNotReadyAddresses", vec![json!(true), json!(false), Value::Null]),
                     ("/spec/sessionAffinity", vec![json!("None"), json!("ClientIP")]),
                     ("/spec/internalTrafficPolicy", vec![json!("Local"), json!("Cluster")]),

@@ -56,6 +56,7 @@ pub fn said(message: &str) -> Option<String> {
     let unreadable = message.starts_with("the object provided is unrecognized")
         || message.contains("json parse error")
         || message.starts_with("error decoding patch")
+        || message == "Invalid JSON Patch"
         || message.contains("cannot be handled as a ");
     if unreadable {
         return Some("the body cannot be read".into());

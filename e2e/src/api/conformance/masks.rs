@@ -13,6 +13,9 @@ pub struct Names {
     versions: BTreeMap<String, usize>,
 }
 
+/// How the addresses begin that are asked for, and so compared.
+pub const ASKED: &str = "10.96.0.";
+
 fn times() -> Option<&'static Regex> {
     static TIMES: OnceLock<Option<Regex>> = OnceLock::new();
     TIMES.get_or_init(|| Regex::new(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z").ok()).as_ref()
@@ -105,7 +108,7 @@ impl Names {
             "creationTimestamp" | "deletionTimestamp" | "time" if !text.starts_with("2020") => {
                 return "<time>".into();
             }
-            "clusterIP" | "clusterIPs" if text.starts_with("10.") && text != "10.96.200.200" => {
+            "clusterIP" | "clusterIPs" if text.starts_with("10.") && !text.starts_with(ASKED) => {
                 return "<address>".into();
             }
             _ => {}

@@ -11,6 +11,7 @@ mod ground;
 mod kinds;
 mod masks;
 mod plan;
+mod pods;
 mod run;
 mod schema;
 mod shrink;

@@ -30,6 +30,8 @@ pub struct Side {
     clients: Vec<Client>,
     /// The namespace; the same name on both servers.
     pub namespace: String,
+    /// An address that a Service may ask for, and nobody else does.
+    pub address: String,
     /// Objects as they appeared in answers, by kind and name, oldest first.
     seen: BTreeMap<(String, String), Vec<Value>>,
     /// The token of the last list of a kind.
@@ -38,8 +40,14 @@ pub struct Side {
 
 impl Side {
     /// A server through one client for each of the users.
-    pub fn new(clients: Vec<Client>, namespace: &str) -> Self {
-        Self { clients, namespace: namespace.into(), seen: BTreeMap::new(), tokens: BTreeMap::new() }
+    pub fn new(clients: Vec<Client>, namespace: &str, address: &str) -> Self {
+        Self {
+            clients,
+            namespace: namespace.into(),
+            address: address.into(),
+            seen: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+        }
     }
 
     /// The client of the first user.
@@ -181,8 +189,10 @@ impl Side {
         let Some(reference) = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) else {
             return text.into();
         };
-        if reference == "namespace" {
-            return self.namespace.clone();
+        match reference {
+            "namespace" => return self.namespace.clone(),
+            "address" => return self.address.clone(),
+            _ => {}
         }
         let Some((what, of)) = reference.split_once(' ') else { return text.into() };
         if what == "continue" {

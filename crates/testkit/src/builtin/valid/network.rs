@@ -1,12 +1,11 @@
 //! Services and endpoint slices.
 
-use super::{items, label, one_of, text};
+use super::{items, label, names, one_of, text};
 use crate::status::Fault;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
-const NO_ADDRESS: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
 pub(super) fn service(object: &Value, old: Option<&Value>, status: bool, found: &mut Vec<Fault>) {
     let spec = &object["spec"];
@@ -22,14 +21,6 @@ pub(super) fn service(object: &Value, old: Option<&Value>, status: bool, found: 
     let headless = spec["clusterIP"] == "None";
     if spec.get("clusterIP").is_some() && spec.get("clusterIPs").is_none() {
         found.push(Fault::required("spec.clusterIPs", ""));
-    }
-    // Only what has neither address nor selector may ask for both families where there is one.
-    if spec["ipFamilyPolicy"] == "RequireDualStack" && !(headless && spec.get("selector").is_none()) {
-        let why = "this cluster is not configured for dual-stack services";
-        found.push(Fault::invalid("spec.ipFamilyPolicy", &spec["ipFamilyPolicy"], why));
-        if let Some(second) = spec["ipFamilies"].get(1) {
-            found.push(Fault::invalid("spec.ipFamilies[1]", second, "not configured on this cluster"));
-        }
     }
     let ports = items(spec, "ports");
     if ports.is_empty() && !headless && spec["type"] != "ExternalName" {
@@ -62,9 +53,20 @@ pub(super) fn service(object: &Value, old: Option<&Value>, status: bool, found: 
         one_of(text(port, "protocol"), &path("protocol"), &PROTOCOLS, found);
     }
     one_of(text(spec, "sessionAffinity"), "spec.sessionAffinity", &["ClientIP", "None"], found);
-    if spec["sessionAffinity"] == "None" && spec.get("sessionAffinityConfig").is_some() {
-        let why = "must not be set when session affinity is None";
-        found.push(Fault::forbidden("spec.sessionAffinityConfig", why));
+    let kind = text(spec, "type");
+    if headless && ["LoadBalancer", "NodePort"].contains(&kind) {
+        let why = format!("may not be set to 'None' for {kind} services");
+        found.push(Fault::invalid("spec.clusterIPs[0]", &json!("None"), &why));
+    }
+    for (index, _) in
+        ports.iter().enumerate().filter(|(_, p)| kind == "ClusterIP" && p.get("nodePort").is_some())
+    {
+        let why = "may not be used when `type` is 'ClusterIP'";
+        found.push(Fault::forbidden(&format!("spec.ports[{index}].nodePort"), why));
+    }
+    if kind != "LoadBalancer" && spec.get("allocateLoadBalancerNodePorts").is_some() {
+        let why = "may only be used when `type` is 'LoadBalancer'";
+        found.push(Fault::forbidden("spec.allocateLoadBalancerNodePorts", why));
     }
     let types = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
     one_of(text(spec, "type"), "spec.type", &types, found);
@@ -120,7 +122,9 @@ pub(super) fn slice(object: &Value, old: Option<&Value>, found: &mut Vec<Fault>)
         for (index, address) in addresses.iter().enumerate().filter(|_| kind.starts_with("IP")) {
             let parsed = address.as_str().unwrap_or_default().parse::<IpAddr>();
             match (parsed, kind) {
-                (Err(_), _) => found.push(Fault::invalid(&format!("{path}[{index}]"), address, NO_ADDRESS)),
+                (Err(_), _) => {
+                    found.push(Fault::invalid(&format!("{path}[{index}]"), address, names::NO_ADDRESS))
+                }
                 (Ok(IpAddr::V6(_)), "IPv4") => {
                     found.push(Fault::invalid(&path, address, "must be an IPv4 address"));
                 }
