@@ -108,7 +108,7 @@ api-test: cluster-up ## Tests that need only the API server
 	$(E2E) api-tests
 
 .PHONY: conformance
-conformance: cluster-up ## The sweep's in-memory API server and the real one, asked the same at random (not yet equal in all)
+conformance: cluster-up ## The sweep's in-memory API server and the real one, asked the same at random
 	$(E2E) conformance
 
 .PHONY: sanity

@@ -5,7 +5,7 @@
 
 use futures::{StreamExt, channel::mpsc, future::ready};
 use holdfast_core::{Backup, BackupSchedule, BackupStore, Database};
-use holdfast_runtime::operator::{Process, watching};
+use holdfast_runtime::operator::{Process, expired, watching};
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
 use kube::{
     Api, Resource, ResourceExt,
@@ -123,6 +123,9 @@ where
                             before.clear();
                         }
                         Ok(Event::Apply(object) | Event::Delete(object)) => tell(&object),
+                        Err(error) if expired(&error) => {
+                            tracing::debug!(watch = name, "a watch was too old and is begun again");
+                        }
                         Err(error) => {
                             metrics.watch_failed(name);
                             tracing::warn!(

@@ -10,6 +10,7 @@ pub mod ids;
 pub mod names;
 pub mod operation;
 pub mod pods;
+pub mod quantity;
 pub mod report;
 pub mod wire;
 

@@ -1,6 +1,14 @@
 //! What an agent reports on its own pod, as JSON in annotation `holdfast.dev/report`.
 
+use crate::names;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How long a report is taken to stand as it was written. After so long what only moves is written anew, or the pod is
+/// read once: labels and annotations can be changed by anybody who may edit pods, and a replica without its labels would
+/// be out of Service `<name>-ro` for good.
+pub const STANDS: Duration = Duration::from_secs(60);
 
 /// Role of an instance.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +73,40 @@ pub struct InstanceReport {
     pub volume: Option<VolumeReport>,
 }
 
+impl InstanceReport {
+    /// The labels that Services select by, as this report wants them; `None`: not on the pod.
+    fn labels(&self) -> [(&'static str, Option<&'static str>); 2] {
+        let role = match self.role {
+            Role::Primary => Some("primary"),
+            Role::Replica => Some("replica"),
+            Role::Unknown => None,
+        };
+        let reads = self.role == Role::Replica && self.ready;
+        [(names::LABEL_ROLE, role), (names::LABEL_SERVES_READS, reads.then_some("true"))]
+    }
+
+    fn text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The merge patch that puts this report on its pod.
+    pub fn patch(&self) -> serde_json::Value {
+        let labels: serde_json::Map<_, _> =
+            self.labels().into_iter().map(|(name, value)| (name.to_string(), value.into())).collect();
+        serde_json::json!({"metadata": {
+            "labels": labels,
+            "annotations": {names::ANNOTATION_REPORT: self.text()},
+        }})
+    }
+
+    /// Whether a pod still carries what [`Self::patch`] puts there.
+    pub fn stands_on(&self, pod: &ObjectMeta) -> bool {
+        let label = |name: &str| pod.labels.as_ref().and_then(|l| l.get(name)).map(String::as_str);
+        let report = pod.annotations.as_ref().and_then(|a| a.get(names::ANNOTATION_REPORT));
+        self.labels().into_iter().all(|(name, value)| label(name) == value) && report == Some(&self.text())
+    }
+}
+
 /// How much room a volume has left.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum VolumeStage {
@@ -108,6 +150,29 @@ pub struct ArchiveReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_taken_from_the_pod_by_hand_is_seen() {
+        let report = InstanceReport { role: Role::Replica, ready: true, ..InstanceReport::default() };
+        let pod: ObjectMeta = serde_json::from_value(report.patch()["metadata"].clone()).unwrap();
+        assert!(report.stands_on(&pod));
+        for name in [names::LABEL_ROLE, names::LABEL_SERVES_READS] {
+            let mut edited = pod.clone();
+            edited.labels.as_mut().unwrap().remove(name);
+            assert!(!report.stands_on(&edited), "{name}");
+        }
+        assert!(!report.stands_on(&ObjectMeta { annotations: None, ..pod.clone() }));
+        // One that says more than the instance does is wrong as well.
+        assert!(!InstanceReport { ready: false, ..report }.stands_on(&pod));
+    }
+
+    #[test]
+    fn a_label_that_no_longer_holds_is_removed() {
+        let replica = InstanceReport { role: Role::Replica, ready: false, ..InstanceReport::default() };
+        let labels = &replica.patch()["metadata"]["labels"];
+        assert_eq!(labels[names::LABEL_ROLE], "replica");
+        assert!(labels[names::LABEL_SERVES_READS].is_null());
+    }
 
     #[test]
     fn a_report_without_a_volume_is_read_and_one_with_it_is_spelled_as_documented() {

@@ -1,24 +1,26 @@
 //! Writes what the plan says, and nothing else: children, Secrets, volumes, pods, the finalizer. Every write is safe to
 //! repeat, and none depends on one before it having been seen.
 
+mod secrets;
+
 use crate::{
     plan::{
         Facts, Finalizer, Plan, Problem, SetStep,
         children::{Write, must_wait},
         clones::{self, GivenUp},
         growth::Refusal,
-        secrets::{self, SecretError},
+        secrets::SecretError,
         volumes::ClaimPatch,
     },
     validate::ValidatedDatabase,
 };
 use holdfast_core::{Database, names, names::managers};
-use holdfast_runtime::apply::{self as api, bounded};
+use holdfast_runtime::apply::{self as api, bounded, refuses};
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
         coordination::v1::Lease,
-        core::v1::{PersistentVolumeClaim, Pod, Secret},
+        core::v1::{PersistentVolumeClaim, Pod},
         discovery::v1::EndpointSlice,
         policy::v1::PodDisruptionBudget,
     },
@@ -26,7 +28,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy},
+    api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy},
     core::NamespaceResourceScope,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -70,9 +72,7 @@ impl ApplyError {
 
     /// The namespace is being deleted, and the Database with it: nothing can be made there any more.
     pub fn namespace_ends(&self) -> bool {
-        let Self::Api { source: kube::Error::Api(status), .. } = self else { return false };
-        let causes = status.details.iter().flat_map(|details| &details.causes);
-        status.is_forbidden() && causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+        matches!(self, Self::Api { source: kube::Error::Api(status), .. } if api::namespace_ends(status))
     }
 
     /// What a person has to put right; `None`: trying again may help.
@@ -123,6 +123,7 @@ pub async fn apply(
     let Plan {
         finalizer,
         secrets,
+        remove_superuser,
         service_account,
         role,
         role_binding,
@@ -204,6 +205,10 @@ pub async fn apply(
         applied.clones.extend(writer.clone_claim(claim).await?);
     }
     applied.created = writer.stateful_set(stateful_set).await?;
+    if remove_superuser {
+        // After the template, which would keep pods waiting for a Secret that is gone.
+        writer.forget_superuser().await?;
+    }
     if let Some(pod) = replace
         && writer.delete::<Pod>(&pod.name, &pod.uid, PropagationPolicy::Background).await?
     {
@@ -221,11 +226,6 @@ pub async fn apply(
         writer.finalizers(&[]).await?;
     }
     Ok(applied)
-}
-
-/// Whether the API server will say the same again: the request itself is what it does not take.
-fn refuses(status: &kube::core::Status) -> bool {
-    status.is_forbidden() || status.is_invalid() || status.code == 400
 }
 
 /// Whether the object that a patch with a uid was meant for is no longer there, or is another's of the same name: the API server then
@@ -256,16 +256,34 @@ impl Writer<'_> {
         let body = json!({"metadata": {"uid": self.uid, "finalizers": ours}});
         let written =
             api::apply_json::<Database>(&self.api(), managers::DATABASE, &self.database, &body).await;
-        match written {
+        let done = match written {
+            Ok(left) if ours.is_empty() => self.foreign_finalizer(&left).await,
+            other => other.map(drop),
+        };
+        match done {
             Err(kube::Error::Api(status)) if ours.is_empty() && status.is_not_found() => Ok(()),
             other => other
-                .map(drop)
                 .map_err(ApplyError::api("write the finalizer of", format!("Database {}", self.database))),
         }
     }
 
-    /// Creates or changes a child. One that the watch did not show may be there all the same: without our labels it is
-    /// somebody else's, and server-side apply with force would take it over.
+    /// Takes away our finalizer where somebody else put it: an apply removes only what this operator had applied, and would
+    /// be repeated for ever.
+    async fn foreign_finalizer(&self, database: &Database) -> Result<(), kube::Error> {
+        if !database.finalizers().iter().any(|f| f == names::FINALIZER) {
+            return Ok(());
+        }
+        let rest: Vec<&String> = database.finalizers().iter().filter(|f| *f != names::FINALIZER).collect();
+        // The list is written whole: not over what another controller adds to it meanwhile.
+        let body = json!({"metadata": {
+            "uid": self.uid, "resourceVersion": database.resource_version(), "finalizers": rest}});
+        let params = PatchParams { field_manager: Some(managers::DATABASE.into()), ..PatchParams::default() };
+        let databases: Api<Database> = self.api();
+        bounded(databases.patch(&self.database, &params, &Patch::Merge(&body))).await.map(drop)
+    }
+
+    /// Creates or changes a child. One that the watch did not show may be there all the same: server-side apply with force would
+    /// take somebody else's over. Ours is one that this Database owns, whatever became of its labels, or that carries them.
     async fn child<K>(&self, write: Write<K>) -> Result<(), ApplyError>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
@@ -287,7 +305,8 @@ impl Writer<'_> {
             let there =
                 bounded(children.get_opt(&name)).await.map_err(ApplyError::api("read", what.clone()))?;
             if let Some(there) = there {
-                if there.labels().get(names::LABEL_DATABASE) != Some(&self.database) {
+                let owned = there.owner_references().iter().any(|owner| owner.uid == self.uid);
+                if !owned && there.labels().get(names::LABEL_DATABASE) != Some(&self.database) {
                     return Err(ApplyError::NameTaken { kind, name });
                 }
                 if must_wait(&there, &self.uid) {
@@ -432,52 +451,6 @@ impl Writer<'_> {
                 self.delete::<StatefulSet>(&self.database, &uid, propagation).await.map(|_| false)
             }
         }
-    }
-
-    /// Makes the Secrets that are not there. They cannot be read, so each is simply created, and "already exists" is as good.
-    async fn secrets(
-        &self,
-        db: &ValidatedDatabase,
-        superuser: bool,
-        now: Timestamp,
-    ) -> Result<(), ApplyError> {
-        let all: Api<Secret> = self.api();
-        let mut wanted =
-            vec![secrets::app(db, &secrets::password()?), secrets::replication(db, &secrets::password()?)];
-        if superuser {
-            wanted.push(secrets::superuser(db, &secrets::password()?));
-        }
-        for secret in &wanted {
-            let what = format!("Secret {}", secret.name_any());
-            api::create(&all, secret).await.map_err(ApplyError::api("create", what))?;
-        }
-        self.certificates(&all, db, now).await
-    }
-
-    /// The certificate belongs to the CA. When it is there, both are left alone. When it is not, a CA that may be left from
-    /// an attempt that was cut off is of no use, since its key cannot be read: both are made anew, the CA first.
-    async fn certificates(
-        &self,
-        all: &Api<Secret>,
-        db: &ValidatedDatabase,
-        now: Timestamp,
-    ) -> Result<(), ApplyError> {
-        let pair = secrets::certificates(db, now)?;
-        let tls = format!("Secret {}", pair.tls.name_any());
-        let trial = PostParams { dry_run: true, ..PostParams::default() };
-        match bounded(all.create(&trial, &pair.tls)).await {
-            Err(kube::Error::Api(status)) if status.is_already_exists() => return Ok(()),
-            other => drop(other.map_err(ApplyError::api("create", tls.clone()))?),
-        }
-        let name = pair.ca.name_any();
-        let ca = format!("Secret {name}");
-        match bounded(all.delete(&name, &DeleteParams::default())).await {
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            other => drop(other.map_err(ApplyError::api("delete", ca.clone()))?),
-        }
-        api::create(all, &pair.ca).await.map_err(ApplyError::api("create", ca))?;
-        api::create(all, &pair.tls).await.map_err(ApplyError::api("create", tls))?;
-        Ok(())
     }
 }
 

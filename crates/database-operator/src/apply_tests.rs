@@ -186,3 +186,63 @@ async fn a_full_volume_does_not_wait_for_a_service_that_is_refused() {
     };
     assert!(grew("d1-orders-0") && grew("d1-orders-1"), "{calls:?}");
 }
+
+fn with_finalizers(finalizers: &[&str]) -> Value {
+    let mut database = serde_json::to_value(crate::plan::fixtures::database("")).unwrap();
+    database["metadata"]["finalizers"] = json!(finalizers);
+    database
+}
+
+#[tokio::test]
+async fn our_finalizer_goes_whoever_put_it_there() {
+    // Applied by us: the answer shows it gone.
+    let (client, calls) = api_server(|_, _| (200, with_finalizers(&["example.org/keep"])));
+    writer(&client).finalizers(&[]).await.unwrap();
+    assert_eq!(calls.lock().unwrap().len(), 1);
+    // Added by hand: it is not ours to drop by an apply.
+    let (client, calls) = api_server(|_, _| (200, with_finalizers(&["example.org/keep", names::FINALIZER])));
+    writer(&client).finalizers(&[]).await.unwrap();
+    let calls = calls.lock().unwrap();
+    assert_eq!(calls.len(), 2, "{calls:?}");
+    assert!(calls[1].contains("\"finalizers\":[\"example.org/keep\"]"), "{calls:?}");
+    assert!(calls[1].contains("\"resourceVersion\":\"7\""), "{calls:?}");
+}
+
+#[tokio::test]
+async fn a_child_that_lost_its_labels_is_ours_by_its_owner() {
+    use k8s_openapi::api::core::v1::Service;
+    let service = |owner: &str, labels: Value| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "orders-ro", "namespace": "shop", "labels": labels,
+            "ownerReferences": [{"apiVersion": "holdfast.dev/v1alpha1", "kind": "Database", "name": "orders", "uid": owner,
+                "controller": true}]}})
+    };
+    let wanted = || -> Service {
+        serde_json::from_value(service("uid-orders", json!({"holdfast.dev/database": "orders"}))).unwrap()
+    };
+    let (client, calls) = api_server(move |_, _| (200, service("uid-orders", json!({}))));
+    writer(&client).child(Write::Create(wanted())).await.unwrap();
+    let written = calls.lock().unwrap()[1].clone();
+    assert!(written.starts_with("PATCH orders-ro") && written.contains("holdfast.dev/database"), "{written}");
+    for foreign in
+        [service("another", json!({})), json!({"metadata": {"name": "orders-ro", "namespace": "shop"}})]
+    {
+        let (client, calls) = api_server(move |_, _| (200, foreign.clone()));
+        let taken = writer(&client).child(Write::Create(wanted())).await;
+        assert!(matches!(taken, Err(ApplyError::NameTaken { .. })), "{taken:?}");
+        assert_eq!(calls.lock().unwrap().len(), 1, "nothing is written over it");
+    }
+}
+
+#[tokio::test]
+async fn the_superusers_secret_goes_and_may_be_gone() {
+    for answer in [
+        (200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})),
+        refusal(404, "NotFound", "gone"),
+    ] {
+        let (client, calls) = api_server(move |_, _| answer.clone());
+        writer(&client).forget_superuser().await.unwrap();
+        assert!(calls.lock().unwrap()[0].starts_with("DELETE orders-superuser"), "{calls:?}");
+    }
+    let (client, _) = api_server(|_, _| refusal(500, "InternalError", "etcd is away"));
+    assert!(writer(&client).forget_superuser().await.is_err(), "it is tried again");
+}

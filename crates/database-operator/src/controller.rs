@@ -290,6 +290,9 @@ where
                     known.remove(&key(&object));
                     self.wake(&databases_of(&object));
                 }
+                Err(error) if operator::expired(&error) => {
+                    tracing::debug!(what = self.what, "a watch was too old and is begun again");
+                }
                 Err(error) => {
                     tracing::warn!(
                         what = self.what,

@@ -9,9 +9,9 @@ pub mod controller;
 pub mod metrics;
 pub mod observe;
 pub mod plan;
-pub mod quantity;
 pub mod status;
 pub mod validate;
 
 pub use controller::run;
+pub use holdfast_core::quantity;
 pub use validate::Settings;

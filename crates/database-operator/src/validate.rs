@@ -63,14 +63,9 @@ pub enum Invalid {
         /// What there is.
         known: String,
     },
-    /// A quantity that is none.
-    #[error("{field} {value:?} is not a quantity, such as 1Gi")]
-    Quantity {
-        /// Field of the spec.
-        field: &'static str,
-        /// What it says.
-        value: String,
-    },
+    /// A quantity that cannot be carried out.
+    #[error(transparent)]
+    Quantity(#[from] quantity::Wrong),
     /// More standbys than there can be.
     #[error(
         "spec.durability asks for {standbys} standby(s) to confirm a commit, but spec.instances {instances} leaves only {left}"
@@ -95,7 +90,7 @@ impl Invalid {
             Self::Incomplete(_) => "Incomplete",
             Self::Name(_) => "NameInvalid",
             Self::ImageUnknown { .. } => "ImageUnknown",
-            Self::Quantity { .. } => "QuantityInvalid",
+            Self::Quantity(_) => "QuantityInvalid",
             Self::Durability { .. } => "DurabilityUnreachable",
             Self::Instances(_) => "InstancesInvalid",
         }
@@ -148,12 +143,9 @@ pub struct Size {
 }
 
 impl Size {
-    /// Errors: not a quantity.
-    pub fn parse(field: &'static str, quantity: &Quantity) -> Result<Self, Invalid> {
-        let bytes = quantity::units(&quantity.0)
-            .filter(|bytes| *bytes > 0)
-            .ok_or_else(|| Invalid::Quantity { field, value: quantity.0.clone() })?;
-        Ok(Self { quantity: quantity.clone(), bytes })
+    /// Errors: not a quantity, or not more than nothing.
+    pub fn parse(field: &str, quantity: &Quantity) -> Result<Self, Invalid> {
+        Ok(Self { quantity: quantity.clone(), bytes: quantity::size(field, quantity)? })
     }
 }
 
@@ -208,6 +200,9 @@ pub fn validate(database: &Database, settings: &Settings) -> Result<ValidatedDat
             });
         }
     };
+    if let Some(resources) = &spec.resources {
+        quantity::resources("spec.resources", resources)?;
+    }
     let limits = spec.resources.as_ref().and_then(|r| r.limits.as_ref());
     let memory_bytes = match limits.and_then(|l| l.get("memory")) {
         Some(memory) => Size::parse("spec.resources.limits.memory", memory)?.bytes,
@@ -272,6 +267,18 @@ mod tests {
                 && Name::parse("orders-").is_err()
                 && Name::parse("orders").is_ok()
         );
+    }
+
+    #[test]
+    fn resources_that_no_pod_could_have_are_refused_with_their_field() {
+        let mut db = database("");
+        db.spec.resources = Some(k8s_openapi::api::core::v1::ResourceRequirements {
+            limits: Some(BTreeMap::from([("cpu".to_string(), Quantity(String::new()))])),
+            ..Default::default()
+        });
+        let error = validate(&db, &settings()).unwrap_err();
+        assert_eq!(error.reason(), "QuantityInvalid");
+        assert!(error.to_string().contains("spec.resources.limits.cpu \"\""), "{error}");
     }
 
     #[test]

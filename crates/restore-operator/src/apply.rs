@@ -36,6 +36,14 @@ pub enum Error {
     Late(&'static str),
 }
 
+impl Error {
+    /// What a person has to know: the API server refuses this, and will again.
+    pub fn refusal(&self) -> Option<String> {
+        let Self::Write { what, source } = self else { return None };
+        Some(format!("{what} is refused by the API server: {}", write::refusal(source)?))
+    }
+}
+
 /// Carries out a step. A conflict is no failure: somebody was faster, the next look shows what is left.
 pub async fn apply(context: &Context, o: &Observed, step: Step) -> Result<(), Error> {
     match carry_out(context, o, step).await {

@@ -9,6 +9,7 @@ use holdfast_core::{
     crd::{LocalRef, database::DurabilityMode},
     ids, names,
     pods::{self, Worker},
+    quantity::units,
     wire::{Connection, HistoryPath, Target, WorkerJob},
 };
 use k8s_openapi::{
@@ -227,7 +228,7 @@ pub fn claim(
 
 /// `size` as a quantity; as the spec spells it when it means the same.
 fn quantity(size: i64, spelled: &Quantity) -> Quantity {
-    if validate::bytes(spelled) == Some(size) { spelled.clone() } else { Quantity(size.to_string()) }
+    if units(&spelled.0) == Some(size) { spelled.clone() } else { Quantity(size.to_string()) }
 }
 
 /// Bytes that the data needs on a volume, with room for what recovery adds.
@@ -268,7 +269,7 @@ pub fn new_spec(restore: &Restore, from: &DatabaseSpec, plan_bytes: i64) -> Data
         spec.postgresql.parameters = postgresql.parameters;
     }
     let least = needed(plan_bytes);
-    if validate::bytes(&spec.storage.size).is_none_or(|size| size < least) {
+    if units(&spec.storage.size.0).is_none_or(|size| size < least) {
         spec.storage.size = Quantity(format!("{}Mi", least >> 20));
     }
     spec.stopped = false;

@@ -28,7 +28,11 @@ use kube::{
         reflector::{ObjectRef, Store},
     },
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 /// Steps carried out in one reconcile before others get their turn.
 const STEPS: usize = 24;
@@ -41,6 +45,15 @@ pub struct Context {
     pub settings: Settings,
     /// Series of this operator.
     pub metrics: RestoreMetrics,
+    /// What the API server said of objects that it refuses, by uid of the Restore. Only this process's memory: it is found out
+    /// again by the next try.
+    refused: Mutex<HashMap<String, String>>,
+}
+
+impl Context {
+    fn refused(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Why a reconcile did not come to its end. All of these are tried again.
@@ -66,7 +79,8 @@ pub async fn run(process: Process, settings: Settings) {
             return;
         }
     };
-    let context = Arc::new(Context { process: process.clone(), settings, metrics });
+    let context =
+        Arc::new(Context { process: process.clone(), settings, metrics, refused: Mutex::default() });
     let ours = operator::watching().labels("app.kubernetes.io/managed-by=holdfast");
     let labelled = operator::watching().labels(names::LABEL_DATABASE);
     let controller = Controller::new(process.api::<Restore>(), operator::watching());
@@ -117,14 +131,32 @@ async fn reconcile(restore: Arc<Restore>, context: Arc<Context>) -> Result<Actio
     if status::finished(&restore) {
         return Ok(Action::await_change());
     }
+    let uid = restore.uid().unwrap_or_default();
     for _ in 0..STEPS {
         let Some(observed) = Observed::read(&context, &restore).await? else {
+            context.refused().remove(&uid);
             return Ok(Action::await_change());
         };
         match plan::next_step(&context.settings, &observed, context.process.now())? {
-            Step::Done => return Ok(Action::await_change()),
+            Step::Done => {
+                context.refused().remove(&uid);
+                return Ok(Action::await_change());
+            }
             Step::Wait(after) => return Ok(Action::requeue(after)),
-            step => apply::apply(&context, &observed, step).await?,
+            step => {
+                let makes = step.makes();
+                let Err(error) = apply::apply(&context, &observed, step).await else {
+                    if makes {
+                        context.refused().remove(&uid);
+                    }
+                    continue;
+                };
+                let Some(words) = error.refusal().filter(|_| makes) else { return Err(error.into()) };
+                // Said first; then it is tried again at the pace of what fails.
+                if context.refused().insert(uid.clone(), words).is_some() {
+                    return Err(error.into());
+                }
+            }
         }
     }
     Ok(Action::requeue(Duration::from_secs(1)))

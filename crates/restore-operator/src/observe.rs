@@ -106,6 +106,8 @@ pub struct Observed {
     pub image: Option<(String, String)>,
     /// The full backup that follows.
     pub follow_up: FollowUp,
+    /// What the API server said, to this process, of an object that it refuses: the last one that this run wanted to make.
+    pub refused: Option<String>,
 }
 
 impl Observed {
@@ -181,7 +183,9 @@ impl Observed {
             FollowUp::NoKind
         };
         let pods = all_pods.iter().filter_map(live).collect();
+        let refused = context.refused().get(&uid).cloned();
         Ok(Some(Self {
+            refused,
             restore,
             database,
             source_database,

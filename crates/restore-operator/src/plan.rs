@@ -29,6 +29,7 @@ use holdfast_core::{
     ids, names,
     operation::{self, Mode},
     pods::WorkerState,
+    quantity,
     wire::WorkerResult,
 };
 use k8s_openapi::{
@@ -57,6 +58,20 @@ pub enum Error {
     /// An object could not be put into JSON.
     #[error("an object could not be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
+}
+
+impl Step {
+    /// Whether it makes an object: what the API server may refuse for what is in it, or for want of quota.
+    pub fn makes(&self) -> bool {
+        matches!(
+            self,
+            Self::CreateJob(_)
+                | Self::CreateLease(_)
+                | Self::CreateClaim(_)
+                | Self::CreateDatabase(_)
+                | Self::CreateBackup(_)
+        )
+    }
 }
 
 /// What to do next: one write, or to wait.
@@ -145,7 +160,11 @@ fn failed(condition: &'static str, reason: &str, message: impl Into<String>) -> 
 
 /// Works out the next step. Saying comes before doing, so that a decision outlives what it was made from.
 pub fn next_step(settings: &Settings, o: &Observed, now: Timestamp) -> Result<Step, Error> {
-    let Verdict { say, act } = decide(settings, o, now)?;
+    let Verdict { mut say, act } = decide(settings, o, now)?;
+    if let Some(words) = o.refused.as_ref().filter(|_| act.makes()) {
+        // Only a follow-up Backup is made without a word.
+        say = Some(say.unwrap_or_else(|| Say::phase("Promoting")).refused(words));
+    }
     let status = say.map(|s| s.status(&o.restore, now));
     Ok(match status {
         Some(status) if o.restore.status.as_ref() != Some(&status) => Step::Report(Box::new(status)),

@@ -80,6 +80,16 @@ impl Say {
         Self { phase, ..Self::default() }
     }
 
+    /// What comes next is refused by the API server, and will be until somebody changes something: said instead of progress.
+    pub fn refused(self, message: &str) -> Self {
+        self.and(types::READY, Truth::False, "Refused", message).and(
+            types::STALLED,
+            Truth::True,
+            "Refused",
+            message,
+        )
+    }
+
     /// Adds a condition.
     pub fn and(
         mut self,

@@ -358,3 +358,93 @@ fn jobs_say_what_the_worker_needs_and_carry_the_token() {
     );
     assert_eq!(desired::follow_up_name(&w.o.restore), "undo-base");
 }
+
+#[test]
+fn a_quantity_that_no_pod_could_have_fails_before_anything_is_made() {
+    let source = json!({"database": {"name": "orders", "storeRef": {"name": "main"}}});
+    for (overrides, field) in [
+        (
+            json!({"resources": {"limits": {"cpu": ""}}}),
+            "spec.newDatabase.overrides.resources.limits.cpu \"\"",
+        ),
+        (
+            json!({"resources": {"requests": {"memory": "-1Gi"}}}),
+            "spec.newDatabase.overrides.resources.requests.memory",
+        ),
+        (json!({"storage": {"size": "much"}}), "spec.newDatabase.overrides.storage.size \"much\""),
+    ] {
+        let mut w =
+            world(json!({"newDatabase": {"name": "orders-copy", "overrides": overrides}, "source": source}));
+        w.run();
+        assert_eq!(w.acts(), "", "{field}");
+        assert_eq!(w.is(types::SUCCEEDED).as_deref(), Some("False QuantityInvalid"));
+        assert!(w.message(types::STALLED).contains(field), "{}", w.message(types::STALLED));
+    }
+    // In place the Database can still be put right.
+    let mut w = in_place();
+    let resources = &mut w.o.database.as_mut().unwrap().spec.resources;
+    *resources = serde_json::from_value(json!({"requests": {"cpu": "2"}, "limits": {"cpu": "1"}})).unwrap();
+    w.run();
+    assert_eq!((w.acts().as_str(), w.is(types::STALLED).as_deref()), ("", Some("True QuantityInvalid")));
+    assert!(
+        w.message(types::STALLED).contains("spec.resources.requests.cpu"),
+        "{}",
+        w.message(types::STALLED)
+    );
+    w.o.database.as_mut().unwrap().spec.resources = None;
+    w.run();
+    assert_eq!(w.is(types::SUCCEEDED).as_deref(), Some("True Succeeded"));
+}
+
+#[test]
+fn what_the_api_server_refuses_is_said_once_and_until_it_takes_it() {
+    let mut w = in_place();
+    w.o.refused = Some("starting a worker is refused by the API server: exceeded quota".into());
+    let first = next_step(&settings(), &w.o, w.now).unwrap();
+    let Step::Report(status) = first else { panic!("{first:?}") };
+    w.o.restore.status = Some(*status);
+    assert_eq!(w.is(types::STALLED).as_deref(), Some("True Refused"));
+    assert_eq!(w.is(types::READY).as_deref(), Some("False Refused"));
+    assert!(w.message(types::STALLED).contains("exceeded quota"));
+    let step = next_step(&settings(), &w.o, w.now).unwrap();
+    assert!(matches!(step, Step::CreateJob(_)), "it is tried again, and nothing is said twice: {step:?}");
+    w.o.refused = None;
+    w.run();
+    assert_eq!(w.is(types::STALLED).as_deref(), Some("False Succeeded"));
+}
+
+#[test]
+fn a_refusal_is_told_from_a_bad_moment() {
+    let said = |code: u16, reason: &str| {
+        let status = kube::core::Status {
+            code,
+            reason: reason.into(),
+            message: "no".into(),
+            ..kube::core::Status::default()
+        };
+        let source = kube::Error::Api(Box::new(status));
+        crate::apply::Error::Write { what: "starting a worker", source }.refusal()
+    };
+    assert_eq!(
+        said(400, "BadRequest").as_deref(),
+        Some("starting a worker is refused by the API server: no")
+    );
+    assert!(said(403, "Forbidden").is_some() && said(422, "Invalid").is_some());
+    assert!(
+        said(500, "InternalError").is_none()
+            && said(409, "Conflict").is_none()
+            && said(503, "ServiceUnavailable").is_none()
+    );
+}
+
+#[test]
+fn a_system_identifier_that_is_none_is_named_with_its_field() {
+    let mut w = world(json!({"newDatabase": {"name": "orders-copy"},
+        "source": {"database": {"name": "orders", "storeRef": {"name": "main"}, "systemIdentifier": " "}}}));
+    w.run();
+    assert_eq!(
+        (w.acts().as_str(), w.is(types::STALLED).as_deref()),
+        ("", Some("True SystemIdentifierInvalid"))
+    );
+    assert!(w.message(types::STALLED).contains("spec.source.database.systemIdentifier"));
+}

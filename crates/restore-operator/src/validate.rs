@@ -2,11 +2,12 @@
 
 use crate::observe::Observed;
 use holdfast_core::{
-    BackupStoreSpec, Database, RestoreSpec,
+    BackupStoreSpec, Database, DatabaseSpec, RestoreSpec,
     conditions::{self, types},
+    quantity,
     wire::{HistoryPath, PlanSource, Target},
 };
-use k8s_openapi::{apimachinery::pkg::api::resource::Quantity, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use std::collections::BTreeMap;
 
@@ -128,6 +129,15 @@ fn plan_source(o: &Observed) -> Result<PlanSource, Blocked> {
     let namespace = o.restore.namespace().unwrap_or_default();
     let source = spec.source.clone().unwrap_or_default();
     if let Some(named) = source.database {
+        if let Some(id) = named.system_identifier.as_ref().filter(|id| id.parse::<u64>().is_err()) {
+            return blocked(
+                "SystemIdentifierInvalid",
+                format!(
+                    "spec.source.database.systemIdentifier {id:?} is no system identifier, a number such as \
+                     7501000000000000001; leave it out where only one database bore the name"
+                ),
+            );
+        }
         return Ok(PlanSource::Database {
             namespace: named.namespace.unwrap_or(namespace),
             database: named.name,
@@ -245,31 +255,27 @@ pub fn moment(spec: &RestoreSpec, now: Timestamp) -> Result<Target, (&'static st
     Ok(if point.backup_end == Some(true) { Target::BackupEnd } else { Target::Latest })
 }
 
-/// Bytes of a quantity, rounded up; None for what is no quantity.
-pub fn bytes(quantity: &Quantity) -> Option<i64> {
-    let text = quantity.0.trim();
-    let split =
-        text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
-    let (number, suffix) = text.split_at(split);
-    let number: f64 = number.parse().ok()?;
-    let factor = match suffix {
-        "" => 1.0,
-        "m" => 0.001,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        "P" => 1e15,
-        "E" => 1e18,
-        "Ki" => 1024f64,
-        "Mi" => 1024f64.powi(2),
-        "Gi" => 1024f64.powi(3),
-        "Ti" => 1024f64.powi(4),
-        "Pi" => 1024f64.powi(5),
-        "Ei" => 1024f64.powi(6),
-        exponent => 10f64.powi(exponent.strip_prefix(['e', 'E'])?.parse().ok()?),
-    };
-    Some((number * factor).ceil() as i64)
+/// Quantities of spec.newDatabase.overrides that no pod or volume could have. Errors: a sentence that names the field.
+pub fn overrides(spec: &RestoreSpec) -> Result<(), String> {
+    const PATH: &str = "spec.newDatabase.overrides";
+    let Some(new) = &spec.new_database else { return Ok(()) };
+    if let Some(storage) = &new.overrides.storage {
+        quantity::size(&format!("{PATH}.storage.size"), &storage.size).map_err(|wrong| wrong.to_string())?;
+    }
+    if let Some(resources) = &new.overrides.resources {
+        quantity::resources(&format!("{PATH}.resources"), resources).map_err(|wrong| wrong.to_string())?;
+    }
+    Ok(())
+}
+
+/// The same of the spec that a Database has, or will have: the worker gets its resources.
+pub fn resources(spec: &DatabaseSpec) -> Result<(), String> {
+    match &spec.resources {
+        Some(resources) => {
+            quantity::resources("spec.resources", resources).map_err(|wrong| wrong.to_string())
+        }
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -292,15 +298,5 @@ mod tests {
         {
             assert_eq!(backup_location(wrong), None, "{wrong}");
         }
-    }
-
-    #[test]
-    fn quantities_are_read_as_kubernetes_does() {
-        let read = |text: &str| bytes(&Quantity(text.into()));
-        assert_eq!(read("10Gi"), Some(10 << 30));
-        assert_eq!(read("1.5Mi"), Some(3 << 19));
-        assert_eq!(read("2e3"), Some(2000));
-        assert_eq!(read("1500m"), Some(2));
-        assert_eq!(read("ten"), None);
     }
 }

@@ -102,6 +102,30 @@ where
     bounded(api.patch_status(name, &PatchParams::apply(manager).force(), &Patch::Apply(&intent))).await
 }
 
+/// Whether the API server will say the same again: the request itself is what it does not take. For a person to know.
+pub fn refuses(status: &kube::core::Status) -> bool {
+    /// What the server says, with code 500 and no reason, of an applied object that it cannot read as its kind.
+    const UNREADABLE: [&str; 4] =
+        ["failed to create typed", "failed to convert", "quantities must match", "unable to parse quantity"];
+    let unreadable = || UNREADABLE.iter().any(|words| status.message.contains(words));
+    status.is_forbidden() || status.is_invalid() || status.code == 400 || (status.code == 500 && unreadable())
+}
+
+/// Whether this was refused because the namespace is being deleted: nothing can be made there any more, and nobody is to be told.
+pub fn namespace_ends(status: &kube::core::Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.is_forbidden() && causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+}
+
+/// What the API server says of a request that it will refuse again, for a condition; `None`: trying again may help, or the
+/// namespace ends.
+pub fn refusal(error: &kube::Error) -> Option<&str> {
+    match error {
+        kube::Error::Api(status) if refuses(status) && !namespace_ends(status) => Some(&status.message),
+        _ => None,
+    }
+}
+
 /// Any call to the API, with [`DEADLINE`]. Reads of an observe step use it too.
 ///
 /// Errors: the call's own, or [`kube::Error::Service`] when the time is up.
@@ -152,6 +176,40 @@ mod tests {
             serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"k": "v"},
                 "metadata": {"labels": {"a": "b"}, "name": "orders-config"}})
         );
+    }
+
+    #[test]
+    fn what_the_api_server_will_refuse_again_is_told_from_a_bad_moment() {
+        let said = |code: u16, reason: &str, message: &str| kube::core::Status {
+            code,
+            reason: reason.into(),
+            message: message.into(),
+            ..kube::core::Status::default()
+        };
+        let quantity =
+            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+        for status in [
+            said(403, "Forbidden", "exceeded quota"),
+            said(422, "Invalid", "spec.replicas: Invalid value"),
+            said(400, "BadRequest", "cannot be handled as a Job"),
+            said(500, "", quantity),
+            said(
+                500,
+                "",
+                "failed to create typed patch object (shop/orders; apps/v1, Kind=StatefulSet): .spec.x: expected numeric",
+            ),
+        ] {
+            assert!(refuses(&status), "{status:?}");
+        }
+        for status in [
+            said(500, "InternalError", "Internal error occurred: etcdserver: request timed out"),
+            said(500, "", "etcdserver: leader changed"),
+            said(503, "ServiceUnavailable", "apiserver is shutting down"),
+            said(409, "Conflict", "the object has been modified"),
+            said(429, "TooManyRequests", "slow down"),
+        ] {
+            assert!(!refuses(&status), "{status:?}");
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,11 @@
 //! One controller's loop. Touches nothing itself: the reconcile function it is given does.
 
-use crate::{backoff::Backoff, metrics::Outcome, operator::Process, telemetry};
+use crate::{
+    backoff::Backoff,
+    metrics::Outcome,
+    operator::{Process, expired},
+    telemetry,
+};
 use futures::StreamExt;
 use kube::{
     Resource, ResourceExt,
@@ -111,6 +116,10 @@ pub(crate) async fn drive<K, C, E, F, Fut>(
                     };
                     backoff.forget(&key);
                     metrics.failing(name, backoff.failing());
+                }
+                // The API server forgot where the watch was, as it does with each of them now and then: it lists anew.
+                Err(Error::QueueError(error)) if expired(&error) => {
+                    tracing::debug!(controller = name, "a watch was too old and is begun again");
                 }
                 Err(Error::QueueError(error)) => {
                     metrics.watch_failed(name);

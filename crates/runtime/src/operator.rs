@@ -166,6 +166,16 @@ impl Process {
     }
 }
 
+/// Whether a watch ended with 410 Gone, which is how each of them may end at any time.
+pub fn expired(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchError(status) => status.code == 410,
+        watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code == 410,
+        _ => false,
+    }
+}
+
 /// How controllers watch: the server ends a watch after a minute, so that one whose connection died without a word
 /// (a lost node, a dropped NAT entry) is noticed within about that time instead of five minutes.
 pub fn watching() -> watcher::Config {
@@ -319,4 +329,25 @@ fn end_on_panic() {
         tracing::error!(panic = %info, "a bug: the process ends and is started anew");
         std::process::exit(101);
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_watch_that_was_too_old_is_no_failure() {
+        let said = |code| {
+            Box::new(kube::core::Status { code, reason: "any".into(), ..kube::core::Status::default() })
+        };
+        assert!(expired(&watcher::Error::WatchError(said(410))));
+        assert!(expired(&watcher::Error::WatchStartFailed(kube::Error::Api(said(410)))));
+        assert!(!expired(&watcher::Error::WatchError(said(500))));
+        assert!(!expired(&watcher::Error::WatchStartFailed(kube::Error::Api(said(403)))));
+        assert!(
+            !expired(&watcher::Error::InitialListFailed(kube::Error::Api(said(410)))),
+            "that is no watch"
+        );
+        assert!(!expired(&watcher::Error::NoResourceVersion));
+    }
 }

@@ -6,17 +6,14 @@ use holdfast_sweep::{
     plan::Plan,
     run::{self, Ending},
     seeded::{self, Verdict},
+    slices::{self, Slice},
     workloads,
 };
 use std::{
     collections::BTreeMap,
     process::ExitCode,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
-    time::{Duration, Instant},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
 };
 
 const HELP: &str = "The operators, killed at every write in every way, on an in-memory cluster.
@@ -31,9 +28,6 @@ const HELP: &str = "The operators, killed at every write in every way, on an in-
   sweep --seeded              seeds programming faults; each must be caught
   sweep hostile --help        specs that are wrong in every way
   sweep --list                the workloads, with the writes of their calm runs";
-
-/// One plan may take so long on the real clock.
-const HANGS: Duration = Duration::from_secs(120);
 
 struct Options {
     only: Vec<String>,
@@ -86,6 +80,9 @@ fn main() -> ExitCode {
     if arguments.next().as_deref() == Some("hostile") {
         return hostile(arguments);
     }
+    if std::env::args().nth(1).as_deref() == Some(slices::ARGUMENT) {
+        return serve();
+    }
     let options = match options() {
         Ok(options) => options,
         Err(help) => {
@@ -93,15 +90,39 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_env("SWEEP_LOG"))
-        .with_writer(std::io::stderr)
-        .init();
+    log();
     match &options.plan {
         Some(plan) => alone(plan, options.seed),
         None if options.seeded => seeded(&options),
         None => sweep(&options),
     }
+}
+
+fn log() {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("SWEEP_LOG"))
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+/// A process that runs a part of the plans of another one.
+fn serve() -> ExitCode {
+    log();
+    match slices::serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The calm runs, by workload.
+fn calm(names: &[&str], seed: u64) -> BTreeMap<String, Ending> {
+    let mut all = BTreeMap::new();
+    let slices = names.iter().map(|name| Slice::calm(name, seed)).collect();
+    slices::run_all(slices, |plan, ending| drop(all.insert(plan.workload, ending)));
+    all
 }
 
 /// One plan, with everything that there is to see.
@@ -136,37 +157,32 @@ fn seeded(options: &Options) -> ExitCode {
     let mut names: Vec<&str> = bugs.iter().map(|bug| bug.workload).collect();
     names.sort_unstable();
     names.dedup();
-    let plans = names.iter().map(|name| Plan { workload: (*name).into(), troubles: Vec::new() }).collect();
-    let calm: BTreeMap<String, Ending> =
-        in_parallel(plans, options.seed).into_iter().map(|(plan, ending)| (plan.workload, ending)).collect();
-    let next = AtomicUsize::new(0);
-    let verdicts = Mutex::new(BTreeMap::new());
+    let calm = calm(&names, options.seed);
+    let (next, caught) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
                 while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    let Some(calm) = calm.get(bug.workload) else { continue };
-                    let verdict = seeded::hunt(bug, calm, options.seed);
-                    verdicts.lock().unwrap_or_else(PoisonError::into_inner).insert(bug.name, verdict);
+                    let said = match calm.get(bug.workload).map(|calm| seeded::hunt(bug, calm, options.seed))
+                    {
+                        Some(Verdict::Caught(plan, reason)) => {
+                            caught.fetch_add(1, Ordering::SeqCst);
+                            let reason: String =
+                                reason.lines().next().unwrap_or_default().chars().take(110).collect();
+                            format!("caught by '{plan}': {reason}")
+                        }
+                        Some(Verdict::Missed(plans)) => format!("MISSED by {plans} plans"),
+                        Some(Verdict::Idle(plans)) => {
+                            format!("MISSED: {plans} plans made no request that it changes")
+                        }
+                        None => "MISSED: its workload has no calm run".into(),
+                    };
+                    println!("{:9} {:70} {said}", bug.operator.to_string(), bug.name);
                 }
             });
         }
     });
-    let verdicts = verdicts.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let mut caught = 0;
-    for bug in &bugs {
-        let said = match verdicts.get(bug.name) {
-            Some(Verdict::Caught(plan, reason)) => {
-                caught += 1;
-                let reason: String = reason.lines().next().unwrap_or_default().chars().take(110).collect();
-                format!("caught by '{plan}': {reason}")
-            }
-            Some(Verdict::Missed(plans)) => format!("MISSED by {plans} plans"),
-            Some(Verdict::Idle(plans)) => format!("MISSED: {plans} plans made no request that it changes"),
-            None => "MISSED: its search ended by itself".into(),
-        };
-        println!("{:9} {:70} {said}", bug.operator.to_string(), bug.name);
-    }
+    let caught = caught.into_inner();
     println!("{} faults seeded, {caught} caught", bugs.len());
     println!("{caught} passed, {} failed", bugs.len() - caught);
     if caught == bugs.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -209,12 +225,7 @@ fn sweep(options: &Options) -> ExitCode {
         .map(|w| w.name)
         .filter(|name| options.only.is_empty() || options.only.iter().any(|o| o == name))
         .collect();
-    let calm_plans: Vec<Plan> =
-        chosen.iter().map(|name| Plan { workload: (*name).into(), troubles: Vec::new() }).collect();
-    let calm: BTreeMap<String, Arc<Ending>> = in_parallel(calm_plans, options.seed)
-        .into_iter()
-        .map(|(plan, ending)| (plan.workload, Arc::new(ending)))
-        .collect();
+    let calm = calm(&chosen, options.seed);
     let mut failures: Vec<String> = Vec::new();
     for (name, ending) in &calm {
         for problem in &ending.problems {
@@ -243,18 +254,24 @@ fn sweep(options: &Options) -> ExitCode {
     }
     let family_of: BTreeMap<String, Family> = plans.iter().map(|(f, p)| (p.to_string(), *f)).collect();
     let mut sums: BTreeMap<(String, Family), Sum> = BTreeMap::new();
-    let all: Vec<Plan> = plans.into_iter().map(|(_, plan)| plan).collect();
-    let (planned, mut struck) = (all.len(), 0);
-    in_parallel_with(all, options.seed, |plan, ending| {
-        let Some(family) = family_of.get(&plan.to_string()) else { return };
-        let sum = sums.entry((plan.workload.clone(), *family)).or_default();
-        sum.plans += 1;
-        sum.faults += ending.faults;
-        struck += ending.faults;
+    let (planned, mut struck) = (plans.len(), 0);
+    let mut of_workload: BTreeMap<String, Vec<Plan>> = BTreeMap::new();
+    for (_, plan) in plans {
+        of_workload.entry(plan.workload.clone()).or_default().push(plan);
+    }
+    let slices = of_workload.iter().flat_map(|(name, plans)| Slice::of(name, options.seed, plans)).collect();
+    slices::run_all(slices, |plan, ending| {
         let Some(calm) = calm.get(&plan.workload) else { return };
         let wrong = run::judge(&plan, calm, &ending);
+        // Else it is the calm run once more, which has to end as it did.
+        if let Some(family) = family_of.get(&plan.to_string()) {
+            let sum = sums.entry((plan.workload.clone(), *family)).or_default();
+            sum.plans += 1;
+            sum.faults += ending.faults;
+            struck += ending.faults;
+            sum.failed += u64::from(!wrong.is_empty());
+        }
         if !wrong.is_empty() {
-            sum.failed += 1;
             let failure =
                 format!("sweep --seed {} --plan '{plan}'\n    {}", options.seed, wrong.join("\n    "));
             println!("FAILED: {failure}");
@@ -271,12 +288,13 @@ fn sweep(options: &Options) -> ExitCode {
     for failure in failures.iter().filter(|f| f.contains(" calm\n")) {
         println!("FAILED: {failure}");
     }
-    println!("{} passed, {} failed", planned + calm.len() - failures.len(), failures.len());
+    let passed = (planned + calm.len()).saturating_sub(failures.len());
+    println!("{passed} passed, {} failed", failures.len());
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Plans (and failures, if any) by workload and family.
-fn table(sums: &BTreeMap<(String, Family), Sum>, families: &[Family], calm: &BTreeMap<String, Arc<Ending>>) {
+fn table(sums: &BTreeMap<(String, Family), Sum>, families: &[Family], calm: &BTreeMap<String, Ending>) {
     let mut head = format!("{:30} {:>6}", "workload", "writes");
     families.iter().for_each(|family| head.push_str(&format!(" {:>9}", family.name())));
     println!("{head}");
@@ -291,62 +309,5 @@ fn table(sums: &BTreeMap<(String, Family), Sum>, families: &[Family], calm: &BTr
             line.push_str(&format!(" {cell:>9}"));
         }
         println!("{line}");
-    }
-}
-
-fn in_parallel(plans: Vec<Plan>, seed: u64) -> Vec<(Plan, Ending)> {
-    let mut all = Vec::new();
-    in_parallel_with(plans, seed, |plan, ending| all.push((plan, ending)));
-    all
-}
-
-/// Runs plans on as many threads as there are cores, and hands over what became of each.
-fn in_parallel_with(plans: Vec<Plan>, seed: u64, mut done: impl FnMut(Plan, Ending)) {
-    let plans = Arc::new(plans);
-    let next = Arc::new(AtomicUsize::new(0));
-    let current = Arc::new(Mutex::new(BTreeMap::<usize, (usize, Instant)>::new()));
-    let (sender, receiver) = mpsc::channel();
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    for thread in 0..threads {
-        let (plans, next, current, sender) =
-            (Arc::clone(&plans), Arc::clone(&next), Arc::clone(&current), sender.clone());
-        std::thread::spawn(move || {
-            loop {
-                let index = next.fetch_add(1, Ordering::SeqCst);
-                let Some(plan) = plans.get(index) else { return };
-                current
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(thread, (index, Instant::now()));
-                // A panic is a failure like any other; the thread has more to do.
-                let ending = std::panic::catch_unwind(|| run::run(plan, seed)).unwrap_or_else(|_| Ending {
-                    problems: vec!["it panicked, see above".into()],
-                    ..Ending::default()
-                });
-                current.lock().unwrap_or_else(PoisonError::into_inner).remove(&thread);
-                if sender.send((index, ending)).is_err() {
-                    return;
-                }
-            }
-        });
-    }
-    drop(sender);
-    loop {
-        match receiver.recv_timeout(Duration::from_secs(5)) {
-            Ok((index, ending)) => done(plans[index].clone(), ending),
-            Err(mpsc::RecvTimeoutError::Disconnected) => return,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                let running = current.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some((index, _)) = running.values().find(|(_, since)| since.elapsed() > HANGS) {
-                    // A loop that lets no time pass: nothing can be done about its thread.
-                    println!(
-                        "FAILED: sweep --seed {seed} --plan '{}'\n    it never ends: a loop without a pause",
-                        plans[*index]
-                    );
-                    println!("0 passed, 1 failed");
-                    std::process::exit(1);
-                }
-            }
-        }
     }
 }

@@ -5,6 +5,7 @@ use holdfast_database_operator as database;
 use holdfast_restore_operator as restores;
 use holdfast_runtime::operator::{Clock, Life, Process};
 use holdfast_testkit::{Server, Session};
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 use tokio::task::JoinHandle;
 
@@ -12,7 +13,7 @@ use tokio::task::JoinHandle;
 pub const AGENT: &str = "registry.test/agent:1";
 
 /// One of the operators.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Operator {
     /// The database operator.
     Database,

@@ -1,16 +1,22 @@
 //! Runs one plan, and says what is wrong with how it ended.
 
 use crate::{
+    branch::Branches,
     operators::Operator,
     plan::{Plan, Trouble},
     workloads::{self, Workload},
     world::{NextLife, Stale, World},
 };
 use holdfast_testkit::{Fault, Nth, On, Rule};
-use std::{collections::BTreeMap, time::Duration};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 /// How a run ended.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Ending {
     /// The end state.
     pub dump: String,
@@ -32,41 +38,59 @@ pub struct Ending {
 
 /// Runs a plan on a runtime of its own, with a paused clock. `seed` varies uids.
 pub fn run(plan: &Plan, seed: u64) -> Ending {
-    run_with(plan, seed, |_| {})
+    run_with(plan, seed, None, |_| {})
 }
 
-/// As [`run`]; `prepare` is handed the world before the part in which things go wrong.
-pub fn run_with(plan: &Plan, seed: u64, prepare: impl FnOnce(&mut World)) -> Ending {
-    let Some(workload) = workloads::all().into_iter().find(|w| w.name == plan.workload) else {
-        return Ending { problems: vec![format!("no workload {:?}", plan.workload)], ..Ending::default() };
+/// As [`run`]; `prepare` is handed the world before the part in which things go wrong, and of that part there are `branches`.
+pub fn run_with(
+    plan: &Plan,
+    seed: u64,
+    branches: Option<&Branches>,
+    prepare: impl FnOnce(&mut World),
+) -> Ending {
+    // A panic is a failure like any other, and in a copy it is the copy's.
+    let ran = catch_unwind(AssertUnwindSafe(|| on_runtime(plan, seed, branches, prepare)));
+    let failed = |why: String| Ending { problems: vec![why], ..Ending::default() };
+    let ending = match ran {
+        Ok(Ok(ending)) => ending,
+        Ok(Err(error)) => failed(error),
+        Err(_) => failed("it panicked, see above".into()),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    match runtime {
-        Ok(runtime) => runtime.block_on(live(plan, &workload, seed, prepare)),
-        Err(error) => Ending { problems: vec![format!("no runtime: {error}")], ..Ending::default() },
+    if let Some(branches) = branches {
+        branches.end(&ending);
     }
-}
-
-async fn live(plan: &Plan, workload: &Workload, seed: u64, prepare: impl FnOnce(&mut World)) -> Ending {
-    let mut ending = Ending::default();
-    let mut world = match World::new(seed).await {
-        Ok(world) => world,
-        Err(error) => return Ending { problems: vec![error], ..ending },
-    };
-    if let Err(error) = through(workload, plan, &mut world, &mut ending, prepare).await {
-        ending.problems.push(error);
-    }
-    ending.faults = world.struck().len() as u64;
-    ending.problems.extend(world.problems());
-    for lost in world.server.overwritten() {
-        ending.problems.push(format!("what another writer had written was taken away: {lost}"));
-    }
-    ending.dump = world.dump();
-    ending.tampered = world.tampered();
-    ending.log = world.operator_writes();
-    ending.tally = world.tally();
-    ending.log.extend(world.struck());
     ending
+}
+
+fn on_runtime(
+    plan: &Plan,
+    seed: u64,
+    branches: Option<&Branches>,
+    prepare: impl FnOnce(&mut World),
+) -> Result<Ending, String> {
+    let all = workloads::all();
+    let workload =
+        all.iter().find(|w| w.name == plan.workload).ok_or(format!("no workload {:?}", plan.workload))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
+    runtime.block_on(async {
+        let mut ending = Ending::default();
+        let mut world = World::new(seed).await?;
+        if let Err(error) = through(workload, plan, &mut world, &mut ending, branches, prepare).await {
+            ending.problems.push(error);
+        }
+        ending.faults = world.struck().len() as u64;
+        ending.problems.extend(world.problems());
+        for lost in world.server.overwritten() {
+            ending.problems.push(format!("what another writer had written was taken away: {lost}"));
+        }
+        ending.dump = world.dump();
+        ending.tampered = world.tampered();
+        ending.log = world.operator_writes();
+        ending.tally = world.tally();
+        ending.log.extend(world.struck());
+        Ok(ending)
+    })
 }
 
 async fn through(
@@ -74,6 +98,7 @@ async fn through(
     plan: &Plan,
     world: &mut World,
     ending: &mut Ending,
+    branches: Option<&Branches>,
     prepare: impl FnOnce(&mut World),
 ) -> Result<(), String> {
     (workload.setup)(world).await.map_err(|error| format!("setup: {error}"))?;
@@ -82,7 +107,14 @@ async fn through(
         Operator::ALL.into_iter().map(|which| (which, world.attempts(which))).collect();
     let counted = world.counts();
     prepare(world);
+    let of_copy = branches.and_then(Branches::at_start);
+    let plan = of_copy.as_ref().unwrap_or(plan);
     let trouble = begin(world, &plan.troubles);
+    if let Some(branches) = branches
+        && of_copy.is_none()
+    {
+        branch_at_writes(world, branches);
+    }
     (workload.act)(world).await?;
     end(world, trouble, &plan.troubles).await;
     world.settle().await?;
@@ -98,6 +130,16 @@ async fn through(
         ending.problems.push(format!("{} writes in three resyncs at rest: {}", more.len(), more.join("; ")));
     }
     Ok(())
+}
+
+fn branch_at_writes(world: &World, branches: &Branches) {
+    let revision = world.server.revision();
+    for which in Operator::ALL {
+        let (branches, coming) = (branches.clone(), world.coming());
+        if let Some(session) = world.session(which) {
+            session.choose(move |number| branches.at_write(which, number, revision, &coming));
+        }
+    }
 }
 
 /// What has to be undone before the end is compared.
@@ -180,6 +222,10 @@ fn counts_matter(plan: &Plan) -> bool {
 /// What is wrong with a run, given the calm one.
 pub fn judge(plan: &Plan, calm: &Ending, ending: &Ending) -> Vec<String> {
     let mut wrong = ending.problems.clone();
+    if ending.dump.is_empty() && !wrong.is_empty() {
+        // It came to no end.
+        return wrong;
+    }
     if ending.dump != calm.dump {
         wrong
             .push(format!("it ended otherwise than the calm run:\n{}", difference(&calm.dump, &ending.dump)));
@@ -190,28 +236,28 @@ pub fn judge(plan: &Plan, calm: &Ending, ending: &Ending) -> Vec<String> {
     wrong
 }
 
-/// The lines that differ, few of them, with the ones around.
+/// The lines that differ, the first of them, with the ones around and the object that they are in.
 pub fn difference(calm: &str, other: &str) -> String {
-    let (a, b): (Vec<&str>, Vec<&str>) = (calm.lines().collect(), other.lines().collect());
-    let head = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
-    let tail = a.iter().rev().zip(b.iter().rev()).take_while(|(x, y)| x == y).count();
-    let tail = tail.min(a.len() - head).min(b.len() - head);
-    let mut text = String::new();
-    // The object that it is in.
-    let from = a[..head.min(a.len())].iter().rposition(|line| *line == "{").unwrap_or(head);
-    let naming = |lines: &[&str], from: usize| {
-        let kind = lines[from..].iter().find(|l| l.starts_with("  \"kind\":")).map(|l| l.trim().to_string());
-        let name =
-            lines[from..].iter().find(|l| l.starts_with("    \"name\":")).map(|l| l.trim().to_string());
-        format!("  in {} {}\n", kind.unwrap_or_default(), name.unwrap_or_default())
-    };
-    text.push_str(&naming(&a, from.min(a.len().saturating_sub(1))));
-    let mut side = |sign: char, lines: &[&str]| {
-        for line in lines[head.saturating_sub(2)..lines.len() - tail].iter().take(30) {
-            text.push_str(&format!("  {sign} {line}\n"));
+    /// Enough to see what it is about.
+    const MOST: usize = 80;
+    let before: Vec<&str> = calm.lines().collect();
+    let diff = similar::TextDiff::from_lines(calm, other);
+    let mut lines = Vec::new();
+    for group in diff.grouped_ops(2) {
+        let from = group.first().map_or(0, |op| op.old_range().start).min(before.len());
+        let object = before[..from].iter().rposition(|line| *line == "{").unwrap_or(from);
+        let find = |start: &str| {
+            before[object..].iter().find(|line| line.starts_with(start)).map_or("", |line| line.trim())
+        };
+        lines.push(format!("  in {} {}", find("  \"kind\":"), find("    \"name\":")));
+        for change in group.iter().flat_map(|op| diff.iter_changes(op)) {
+            lines.push(format!("  {} {}", change.tag(), change.value().trim_end()));
         }
-    };
-    side('-', &a);
-    side('+', &b);
-    text
+    }
+    let more = lines.len().saturating_sub(MOST);
+    lines.truncate(MOST);
+    if more > 0 {
+        lines.push(format!("  ... and {more} lines more"));
+    }
+    lines.join("\n")
 }

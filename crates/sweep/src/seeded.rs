@@ -8,8 +8,10 @@ use crate::{
     operators::Operator,
     plan::Plan,
     run::{self, Ending},
+    slices::{self, Slice},
 };
 use holdfast_testkit::{On, Tamper};
+use std::ops::ControlFlow;
 
 /// A fault as somebody might program it.
 pub struct Bug {
@@ -155,19 +157,27 @@ pub fn all() -> Vec<Bug> {
 
 /// Looks for a plan that catches the bug: the calm one first, then those of its families.
 pub fn hunt(bug: &Bug, calm: &Ending, seed: u64) -> Verdict {
-    let mut plans = vec![Plan { workload: bug.workload.into(), troubles: Vec::new() }];
+    let mut plans = Vec::new();
     for family in bug.families {
         let all = families::plans(*family, calm, bug.workload, (0, true), seed);
         plans.extend(all.into_iter().filter(|plan| plan.troubles.iter().any(|t| t.is_of(bug.operator))));
     }
-    let (tried, mut tampered) = (plans.len(), 0);
-    for plan in plans {
-        let ending = run::run_with(&plan, seed, |world| {
-            world.seed(bug.operator, bug.tamper.clone(), bug.later_lives);
+    let mut slices = vec![Slice::calm(bug.workload, seed)];
+    slices.extend(Slice::of(bug.workload, seed, &plans));
+    let (mut tampered, mut tried, mut caught) = (0, 0, None);
+    for mut slice in slices {
+        slice.bug = Some(bug.name.into());
+        slices::run(&slice, &mut |plan, ending| {
+            tampered += ending.tampered;
+            tried += 1;
+            let Some(reason) = run::judge(&plan, calm, &ending).into_iter().next() else {
+                return ControlFlow::Continue(());
+            };
+            caught = Some(Verdict::Caught(plan, reason));
+            ControlFlow::Break(())
         });
-        tampered += ending.tampered;
-        if let Some(reason) = run::judge(&plan, calm, &ending).into_iter().next() {
-            return Verdict::Caught(plan, reason);
+        if let Some(caught) = caught {
+            return caught;
         }
     }
     if tampered == 0 { Verdict::Idle(tried) } else { Verdict::Missed(tried) }

@@ -17,7 +17,13 @@ use kube::{
 use regex::Regex;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 /// The namespace of everything that users make.
 pub const NAMESPACE: &str = "lab";
@@ -86,7 +92,12 @@ pub struct World {
     ticks: u64,
     /// Writes that were traced.
     traced: usize,
+    /// What lives begin with that come next; taken up when an operator died. Shared with who decides that at a write.
+    coming: Coming,
 }
+
+/// See [`World::coming`].
+pub type Coming = Arc<Mutex<Vec<(Operator, NextLife)>>>;
 
 /// What goes wrong with watches, all the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +134,7 @@ impl World {
             disturbance: None,
             ticks: 0,
             traced: 0,
+            coming: Coming::default(),
         };
         for which in Operator::ALL {
             world.posts.insert(
@@ -198,6 +210,11 @@ impl World {
         self.posts.values().map(|post| post.tampered + present(post)).sum()
     }
 
+    /// What lives begin with after the next deaths.
+    pub fn coming(&self) -> Coming {
+        Arc::clone(&self.coming)
+    }
+
     /// Says what the life after an operator's next death begins with.
     pub fn next_life(&mut self, which: Operator, next: NextLife) {
         if let Some(post) = self.posts.get_mut(&which) {
@@ -220,7 +237,10 @@ impl World {
         if disturbance.is_some() {
             return;
         }
-        self.each_session(|session| session.expire_watches(""));
+        self.each_session(|session| {
+            session.lose_no_more();
+            session.expire_watches("");
+        });
     }
 
     /// Deaths of operators so far.
@@ -279,6 +299,10 @@ impl World {
     /// Buries operators that died, and starts those whose time has come.
     fn supervise(&mut self) {
         let now = tokio::time::Instant::now();
+        let coming = std::mem::take(&mut *self.coming.lock().unwrap_or_else(PoisonError::into_inner));
+        for (which, next) in coming {
+            self.next_life(which, next);
+        }
         for which in Operator::ALL {
             let Some(post) = self.posts.get_mut(&which) else { continue };
             if post.running.as_ref().is_some_and(Running::is_over)
@@ -439,10 +463,8 @@ impl World {
             self.each_session(|session| session.expire_watches(""));
             self.pass(Duration::from_secs(seconds)).await;
         }
-        // An apply that says again what is there is a request too many, and no change: it is not counted here.
-        let mut writes = self.operator_writes().split_off(before);
-        writes.retain(|write| !write.ends_with("200, nothing changed"));
-        writes
+        // An apply that says again what is there counts, too: it is a request at rest.
+        self.operator_writes().split_off(before)
     }
 
     /// Every write of an operator that reached the server, in order.
@@ -508,6 +530,8 @@ impl World {
             .into(),
             patterns: [
                 pattern(r"\bd[0-9a-f]{7}\b", "<id>"),
+                // A sum over settings that name the data set.
+                pattern(r#"\\"configHash\\":\\"[0-9a-f]+"#, r#"\"configHash\":\"<sum>"#),
                 pattern(r"containerd://[0-9a-f]+", "<container>"),
                 // A volume's name is made from its claim's uid, and stands in the volume's own name here.
                 pattern(r"pvc-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "pvc-*"),
@@ -608,6 +632,12 @@ fn masked(mut object: Value) -> Value {
         meta.remove("generation");
         if let Some(annotations) = meta.get_mut("annotations").and_then(Value::as_object_mut) {
             annotations.remove(holdfast_testkit::TOUCHED);
+            // Sums over what stands in the object itself, the uid that names its volumes among it.
+            for sum in ["holdfast.dev/applied", "holdfast.dev/template"] {
+                annotations.entry(sum).and_modify(|value| *value = json!("<sum>"));
+            }
+            // How many calls an election took is a matter of who asked first.
+            annotations.entry("holdfast.dev/term").and_modify(|term| *term = json!("<term>"));
             if annotations.is_empty() {
                 meta.remove("annotations");
             }
@@ -624,6 +654,12 @@ fn masked(mut object: Value) -> Value {
         drop_key(claim, "resourceVersion");
     }
     drop_key(&mut object, "observedGeneration");
+    // Sums over a template that names its volumes by a uid.
+    for sum in ["currentRevision", "updateRevision", "controller-revision-hash"] {
+        drop_key(&mut object, sum);
+    }
+    // How long it took.
+    drop_key(&mut object, "recoverySeconds");
     object
 }
 

@@ -52,9 +52,22 @@ struct Standing {
     until: Option<tokio::time::Instant>,
 }
 
+/// Asked at each counted write, with its number, what strikes it.
+type Choose = Box<dyn FnMut(u64) -> Option<Fault> + Send>;
+
+#[derive(Default)]
+struct Chooser(Option<(u64, Choose)>);
+
+impl std::fmt::Debug for Chooser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "chooser" } else { "none" })
+    }
+}
+
 #[derive(Debug, Default)]
 struct Condition {
     rules: Vec<Standing>,
+    chooser: Chooser,
     uncounted: Uncounted,
     attempts: u64,
     writes: u64,
@@ -154,6 +167,12 @@ impl Session {
     /// Adds a rule that holds until some moment.
     pub fn add_until(&self, rule: Rule, until: tokio::time::Instant) {
         self.life.condition().rules.push(Standing { rule, seen: 0, until: Some(until) });
+    }
+
+    /// At each counted write from now on, `choose` is handed its number, from 1, and says what strikes it. A rule that strikes
+    /// comes first. It may fork the process: nothing but this request is on its way, and all that there is gets copied.
+    pub fn choose(&self, choose: impl FnMut(u64) -> Option<Fault> + Send + 'static) {
+        self.life.condition().chooser.0 = Some((0, Box::new(choose)));
     }
 
     /// From now on this client has a fault in its source.
@@ -259,6 +278,11 @@ impl Session {
         self.life.condition().lose.push(lose);
     }
 
+    /// From now on no event is lost.
+    pub fn lose_no_more(&self) {
+        self.life.condition().lose.clear();
+    }
+
     /// How many watch events were lost.
     pub fn lost(&self) -> u64 {
         self.life.condition().lost
@@ -281,6 +305,10 @@ impl Session {
                     strikes = Some(standing.rule.fault);
                 }
             }
+        }
+        if counted && let Some((number, choose)) = &mut condition.chooser.0 {
+            *number += 1;
+            strikes = strikes.or_else(|| choose(*number));
         }
         if let Some(fault) = strikes {
             let target = &incoming.target;

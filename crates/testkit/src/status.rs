@@ -63,6 +63,15 @@ impl Fault {
         Self { reason: "FieldValueTypeInvalid", ..Self::invalid(field, value, why) }
     }
 
+    /// Something that is there already.
+    pub fn duplicate(field: &str, value: &Value) -> Self {
+        Self {
+            reason: "FieldValueDuplicate",
+            field: field.into(),
+            message: format!("Duplicate value: {value}"),
+        }
+    }
+
     /// Something that may not be done here.
     pub fn forbidden(field: &str, why: &str) -> Self {
         Self { reason: "FieldValueForbidden", field: field.into(), message: format!("Forbidden: {why}") }

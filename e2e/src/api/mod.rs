@@ -29,10 +29,12 @@ pub fn all() -> Vec<Test> {
         test!(60, permissions::database_operator),
         test!(60, permissions::backup_scheduler_operator),
         test!(60, permissions::restore_operator),
+        test!(60, conformance::built_in_kinds_as_always),
+        test!(120, conformance::custom_kinds_as_always),
     ]
 }
 
-/// The in-memory API server of the sweep, compared with the real one.
+/// The in-memory API server of the sweep, compared with the real one in ever new sequences.
 pub fn comparisons() -> Vec<Test> {
     vec![test!(LONG, conformance::built_in_kinds), test!(LONG, conformance::custom_kinds)]
 }

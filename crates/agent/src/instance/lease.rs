@@ -301,14 +301,32 @@ fn publish(shared: &Shared, holding: &Option<Holding>) {
     }
 }
 
-/// Reads the Lease again; `Some` if it still says what this member wrote.
+/// Whether a Lease is still this member's: the holder and term that it wrote, or, where somebody made the record unreadable,
+/// the object that it wrote in all else. No member writes an unreadable record, and none takes a Lease that has one, so it
+/// cannot be a successor's; the holder, who knows what it said, writes it anew instead of leaving everybody without a primary.
+fn still_ours(lease: &Lease, uid: Option<&str>, ours: &Record) -> bool {
+    match to_record(lease) {
+        Ok(there) => there.holder == ours.holder && there.term == ours.term,
+        Err(error) => {
+            let spec = lease.spec.as_ref();
+            let ours = lease.metadata.uid.as_deref() == uid
+                && ours.holder.as_ref().map(|h| &h.pod) == spec.and_then(|s| s.holder_identity.as_ref())
+                && i32::try_from(ours.term).ok() == spec.and_then(|s| s.lease_transitions);
+            if ours {
+                tracing::warn!(%error, "the record on the Lease was made unreadable: it is written anew");
+            }
+            ours
+        }
+    }
+}
+
+/// Reads the Lease again; `Some` if it is still this member's.
 async fn current(client: &kube::Client, held: &Holding) -> Option<Lease> {
     let api: Api<Lease> = Api::namespaced(client.clone(), &held.config.namespace);
     let name = names::lease_primary(&held.config.database);
     let lease =
         tokio::time::timeout(held.left().min(held.ttl() / 4), api.get_opt(&name)).await.ok()?.ok()??;
-    let record = to_record(&lease).ok()?;
-    (record.holder == held.record.holder && record.term == held.record.term).then_some(lease)
+    still_ours(&lease, held.lease.metadata.uid.as_deref(), &held.record).then_some(lease)
 }
 
 /// Writes the Lease with its resourceVersion as precondition; returns it and until when it counts.
@@ -337,9 +355,53 @@ async fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use holdfast_postgresql::failover::Holder;
 
     #[test]
     fn an_unreadable_record_is_no_free_lease() {
         assert!(to_record(&Lease::default()).is_err());
+    }
+
+    #[test]
+    fn a_holder_whose_record_was_made_unreadable_still_holds_the_lease() {
+        let config = serde_json::json!({"database": "meadow", "namespace": "farm", "databaseUid": "u9", "instances": 2,
+            "dataSet": "d1", "history": "h1", "systemIdentifier": "42", "version": "17", "appDatabase": "app",
+            "appOwner": "app", "encoding": "UTF8", "locale": "C", "walSegmentSizeMb": 16, "superuser": false,
+            "durability": {"mode": "Required", "standbys": 1}, "ttlSeconds": 6, "maxReplicaLagSeconds": 30,
+            "parameters": {}, "pgHba": [], "memoryBytes": 0, "archive": null});
+        let config: AgentConfig = serde_json::from_value(config).unwrap();
+        let record = Record {
+            holder: Some(Holder { pod: "meadow-1".into(), uid: "u1".into(), nonce: "n1".into() }),
+            last_holder: "meadow-1".into(),
+            term: 7,
+            timeline: 3,
+            data_set: "d1".into(),
+            system_identifier: "42".into(),
+            synchronous: vec!["meadow-0".into()],
+            confirmations: 1,
+        };
+        let mut lease = to_lease(&config, &record, None, Timestamp::UNIX_EPOCH).unwrap();
+        lease.metadata.uid = Some("first".into());
+        assert!(still_ours(&lease, Some("first"), &record));
+        let mut garbage = lease.clone();
+        garbage.metadata.annotations = Some([(names::ANNOTATION_RECORD.into(), "{{".into())].into());
+        assert!(still_ours(&garbage, Some("first"), &record));
+        let removed = Lease {
+            metadata: ObjectMeta { annotations: None, ..garbage.metadata.clone() },
+            ..garbage.clone()
+        };
+        assert!(still_ours(&removed, Some("first"), &record));
+        // Whoever may have it instead is not written over: another object, another holder, another term.
+        assert!(!still_ours(&garbage, Some("second"), &record));
+        for spec in [
+            LeaseSpec { holder_identity: Some("meadow-0".into()), ..garbage.spec.clone().unwrap() },
+            LeaseSpec { holder_identity: None, ..garbage.spec.clone().unwrap() },
+            LeaseSpec { lease_transitions: Some(8), ..garbage.spec.clone().unwrap() },
+        ] {
+            assert!(!still_ours(&Lease { spec: Some(spec), ..garbage.clone() }, Some("first"), &record));
+        }
+        let taken =
+            to_lease(&config, &Record { term: 8, ..record.clone() }, Some(&lease), Timestamp::UNIX_EPOCH);
+        assert!(!still_ours(&taken.unwrap(), Some("first"), &record));
     }
 }

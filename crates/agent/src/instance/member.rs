@@ -238,9 +238,15 @@ impl Member {
             return Ok(None);
         }
         self.memory.decided_on.clone_from(&seen.lease);
-        if let Some(error) = seen.unreadable {
+        // The holder knows what it said, and writes it anew with the next renewal.
+        if let Some(error) = seen.unreadable
+            && self.keeper.held().is_none()
+        {
             anyhow::bail!(
-                "the Lease {} cannot be read: {error}; delete it only if no instance is primary",
+                "LeaseUnreadable: annotation {} of Lease {} cannot be read ({error}), so nobody knows whose word a takeover \
+                 needs, and none is begun: write back what it said; or, once no instance is primary, delete the Lease, and \
+                 the instances agree anew when all of them are there",
+                names::ANNOTATION_RECORD,
                 names::lease_primary(&config.database)
             );
         }

@@ -1,10 +1,8 @@
 //! The report on the agent's own pod: labels that Services select by, and an annotation that the operator watches.
 
 use super::shared::Shared;
-use holdfast_core::{
-    names,
-    report::{InstanceReport, Role, VolumeReport, VolumeStage},
-};
+use holdfast_core::report::{InstanceReport, STANDS, VolumeReport, VolumeStage};
+use holdfast_runtime::apply::bounded;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api,
@@ -13,10 +11,8 @@ use kube::{
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Positions that only move are reported so often at most: live values are in the metrics.
-const RIDE_ALONG: Duration = Duration::from_secs(60);
-
-/// The report without what changes with every commit.
+/// The report without what changes with every commit: positions that only move are written every [`STANDS`] at most, live
+/// values are in the metrics.
 fn essence(report: &InstanceReport) -> InstanceReport {
     let mut essence = InstanceReport { lsn: String::new(), lag_bytes: 0, ..report.clone() };
     if let Some(archive) = &mut essence.archive {
@@ -35,38 +31,54 @@ fn essence(report: &InstanceReport) -> InstanceReport {
     essence
 }
 
-fn patch(report: &InstanceReport) -> serde_json::Value {
-    let role = match report.role {
-        Role::Primary => Some("primary"),
-        Role::Replica => Some("replica"),
-        Role::Unknown => None,
-    };
-    let reads = report.role == Role::Replica && report.ready;
-    serde_json::json!({"metadata": {
-        "labels": {names::LABEL_ROLE: role, names::LABEL_SERVES_READS: if reads { Some("true") } else { None }},
-        "annotations": {names::ANNOTATION_REPORT: serde_json::to_string(report).unwrap_or_default()},
-    }})
+/// What a look at the report calls for.
+#[derive(Debug, PartialEq, Eq)]
+enum Due {
+    /// Nothing: it stands.
+    Nothing,
+    /// To read the pod, and write only if somebody took the report or a label away.
+    Look,
+    /// To write.
+    Write,
 }
 
-/// Patches the pod whenever the report says something new, until the process ends.
+/// At most one request in [`STANDS`] while nothing happens: a write when positions moved, which puts labels back as well,
+/// else a read of the pod's metadata. A watch would show an edit sooner, but would wake every agent for each change of its
+/// pod's status and keep a connection for each; writing blindly would fill audit logs.
+fn due(written: Option<(&InstanceReport, Duration)>, report: &InstanceReport) -> Due {
+    match written {
+        None if *report == InstanceReport::default() => Due::Nothing,
+        None => Due::Write,
+        Some((sent, _)) if essence(sent) != essence(report) => Due::Write,
+        Some((_, age)) if age < STANDS => Due::Nothing,
+        Some((sent, _)) if sent != report => Due::Write,
+        Some(_) => Due::Look,
+    }
+}
+
+/// Patches the pod whenever the report says something new, or is not there any more, until the process ends.
 pub async fn run(client: kube::Client, namespace: String, pod: String, shared: Shared) {
     let api: Api<Pod> = Api::namespaced(client, &namespace);
     let mut last: Option<(InstanceReport, Instant)> = None;
     loop {
         let _ = tokio::time::timeout(Duration::from_secs(5), shared.changed()).await;
         let report = shared.report();
-        let due = match &last {
-            None => report != InstanceReport::default(),
-            Some((sent, at)) => {
-                essence(sent) != essence(&report) || (*sent != report && at.elapsed() > RIDE_ALONG)
-            }
+        let done = match due(last.as_ref().map(|(sent, at)| (sent, at.elapsed())), &report) {
+            Due::Nothing => continue,
+            Due::Look => match bounded(api.get_metadata(&pod)).await {
+                Ok(there) if report.stands_on(&there.metadata) => Ok(()),
+                Ok(_) => {
+                    tracing::warn!(
+                        "labels or the report were changed on this pod by somebody else: put back"
+                    );
+                    write(&api, &pod, &report).await
+                }
+                Err(error) => Err(error),
+            },
+            Due::Write => write(&api, &pod, &report).await,
         };
-        if !due {
-            continue;
-        }
-        let (parameters, change) = (PatchParams::default(), Patch::Merge(patch(&report)));
-        match holdfast_runtime::apply::bounded(api.patch(&pod, &parameters, &change)).await {
-            Ok(_) => last = Some((report, Instant::now())),
+        match done {
+            Ok(()) => last = Some((report, Instant::now())),
             Err(error) => {
                 tracing::warn!(%error, "reporting on the pod");
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -75,9 +87,14 @@ pub async fn run(client: kube::Client, namespace: String, pod: String, shared: S
     }
 }
 
+async fn write(api: &Api<Pod>, pod: &str, report: &InstanceReport) -> Result<(), kube::Error> {
+    bounded(api.patch(pod, &PatchParams::default(), &Patch::Merge(report.patch()))).await.map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use holdfast_core::report::Role;
 
     #[test]
     fn a_moving_lsn_alone_is_not_worth_a_request() {
@@ -108,10 +125,17 @@ mod tests {
     }
 
     #[test]
-    fn a_label_that_no_longer_holds_is_removed() {
-        let replica = InstanceReport { role: Role::Replica, ready: false, ..InstanceReport::default() };
-        let labels = &patch(&replica)["metadata"]["labels"];
-        assert_eq!(labels[names::LABEL_ROLE], "replica");
-        assert!(labels[names::LABEL_SERVES_READS].is_null());
+    fn a_report_that_stands_for_a_minute_is_looked_for_once() {
+        let sent = InstanceReport { role: Role::Replica, ready: true, ..InstanceReport::default() };
+        let moved = InstanceReport { lsn: "0/2".into(), ..sent.clone() };
+        let early = Duration::from_secs(59);
+        assert_eq!(due(None, &InstanceReport::default()), Due::Nothing);
+        assert_eq!(due(None, &sent), Due::Write);
+        assert_eq!(due(Some((&sent, early)), &sent), Due::Nothing);
+        assert_eq!(due(Some((&sent, early)), &moved), Due::Nothing);
+        // At rest nothing changes: without the look nobody would miss a label that was taken away.
+        assert_eq!(due(Some((&sent, STANDS)), &sent), Due::Look);
+        assert_eq!(due(Some((&sent, STANDS)), &moved), Due::Write);
+        assert_eq!(due(Some((&sent, early)), &InstanceReport { ready: false, ..moved }), Due::Write);
     }
 }

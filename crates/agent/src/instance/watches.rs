@@ -5,6 +5,7 @@ use super::{clock, lease};
 use futures::StreamExt;
 use holdfast_core::{names, wire::AgentConfig};
 use holdfast_postgresql::failover::Record;
+use holdfast_runtime::operator::expired;
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::ConfigMap};
 use kube::{
     Api,
@@ -77,6 +78,9 @@ pub async fn run(
                         None => tracing::error!("the ConfigMap has no agent.json: the last one stays"),
                     }
                 }
+                Err(error) if expired(&error) => {
+                    tracing::debug!("the watch of the configuration begins anew")
+                }
                 Err(error) => tracing::warn!(%error, "watching the configuration"),
             }
             std::future::ready(())
@@ -99,7 +103,11 @@ pub async fn run(
                 }
                 Ok(watcher::Event::InitDone) => Some(listed.take()),
                 Err(error) => {
-                    tracing::warn!(%error, "watching the Lease");
+                    if expired(&error) {
+                        tracing::debug!("the watch of the Lease begins anew");
+                    } else {
+                        tracing::warn!(%error, "watching the Lease");
+                    }
                     None
                 }
             };

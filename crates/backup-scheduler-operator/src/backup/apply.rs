@@ -1,7 +1,11 @@
 //! Carries out one step of a Backup: writes Leases, Jobs and the Backup's finalizer, nothing else.
 
 use crate::{
-    backup::{observe::Observed, plan::Step, work},
+    backup::{
+        observe::Observed,
+        plan::{Step, Wait},
+        work,
+    },
     context::Context,
     finalizers,
 };
@@ -32,6 +36,15 @@ pub enum Error {
     /// The object came without a uid.
     #[error("the Backup has no uid")]
     NoUid,
+}
+
+impl Error {
+    /// What a person has to know: the API server refuses this, and will again. The status says so until a later try goes through.
+    pub fn refusal(&self) -> Option<Wait> {
+        let Self::Api { what, source } = self else { return None };
+        let words = apply::refusal(source)?;
+        Some(Wait::person("Refused", format!("the API server refuses to {what}: {words}")))
+    }
 }
 
 /// What follows a step.

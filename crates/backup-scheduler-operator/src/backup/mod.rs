@@ -76,8 +76,15 @@ pub async fn reconcile(backup: Arc<Backup>, ctx: Arc<Context>) -> Result<Action,
         if let Some(rest) = step.is_rest() {
             return Ok(rest);
         }
-        if apply::apply(&ctx, &observed, step, now).await? == apply::Then::Rest {
-            return Ok(Action::requeue(Duration::from_secs(5)));
+        match apply::apply(&ctx, &observed, step, now).await {
+            Ok(apply::Then::Rest) => return Ok(Action::requeue(Duration::from_secs(5))),
+            Ok(apply::Then::Again) => {}
+            Err(error) => {
+                if let Some(wait) = error.refusal() {
+                    status::write(&ctx, &observed, &plan::Step::Wait(wait), now).await?;
+                }
+                return Err(error.into());
+            }
         }
     }
     Ok(Action::requeue(Duration::from_secs(1)))

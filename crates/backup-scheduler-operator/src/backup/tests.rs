@@ -418,3 +418,26 @@ fn a_location_leads_back_to_its_history() {
     assert_eq!(history_of("s3://b/orders/base/b-1"), None);
     assert_eq!(history_of(""), None);
 }
+
+#[test]
+fn what_the_api_server_refuses_is_a_case_for_a_person() {
+    let error = |code: u16, reason: &str| {
+        let status = kube::core::Status {
+            code,
+            reason: reason.into(),
+            message: "exceeded quota".into(),
+            ..kube::core::Status::default()
+        };
+        super::apply::Error::Api {
+            what: "create the worker's Job",
+            source: kube::Error::Api(Box::new(status)),
+        }
+    };
+    for (code, reason) in [(400, "BadRequest"), (403, "Forbidden"), (422, "Invalid")] {
+        let wait = error(code, reason).refusal().unwrap();
+        assert!(wait.stalled && wait.message.contains("exceeded quota"), "{wait:?}");
+    }
+    for code in [409, 429, 500, 503] {
+        assert_eq!(error(code, "").refusal(), None, "{code}");
+    }
+}

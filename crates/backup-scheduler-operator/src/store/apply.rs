@@ -41,6 +41,17 @@ pub enum Error {
     NoUid,
 }
 
+impl Error {
+    /// What a person has to know: the API server refuses this, and will again.
+    pub fn refusal(&self) -> Option<String> {
+        let Self::Api { what, name, source } = self else { return None };
+        Some(format!(
+            "the API server refuses to {what} Job {name}, which is to try the store: {}",
+            apply::refusal(source)?
+        ))
+    }
+}
+
 /// Carries out the plan's writes, apart from status.
 pub async fn apply(ctx: &Context, observed: &Observed, plan: Plan) -> Result<(), Error> {
     let Plan { create, delete, status: _, again: _ } = plan;

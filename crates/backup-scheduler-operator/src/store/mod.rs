@@ -42,6 +42,13 @@ pub async fn reconcile(store: Arc<BackupStore>, ctx: Arc<Context>) -> Result<Act
     let plan = plan::plan(&observed, now);
     let again = plan.again;
     status::write(&ctx, &observed, &plan).await?;
-    apply::apply(&ctx, &observed, plan).await?;
+    let mut said = plan.clone();
+    if let Err(error) = apply::apply(&ctx, &observed, plan).await {
+        if let Some(words) = error.refusal() {
+            said.status = plan::refused(&said.status, &words, observed.store.metadata.generation, now);
+            status::write(&ctx, &observed, &said).await?;
+        }
+        return Err(error.into());
+    }
     Ok(Action::requeue(again))
 }

@@ -41,6 +41,24 @@ impl Plan {
     }
 }
 
+/// The status of a store whose probe is refused by the API server, until a probe has an answer. A store that answered before
+/// is not doubted for that.
+pub fn refused(
+    status: &BackupStoreStatus,
+    message: &str,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> BackupStoreStatus {
+    let mut status = status.clone();
+    let answered = conditions::is_true_for(&status.conditions, types::READY, generation);
+    let said = [(types::READY, Truth::False), (types::STALLED, Truth::True)];
+    for (type_, truth) in said.into_iter().skip(usize::from(answered)) {
+        let new = condition(type_, truth, "ProbeRefused", message, generation, now);
+        conditions::set(&mut status.conditions, new);
+    }
+    status
+}
+
 /// Name of a probe's Job.
 pub fn job_name(uid: &str, generation: i64, number: i64) -> String {
     format!("hfp-{}", ids::short(&format!("probe-{generation}-{number}"), uid))
@@ -209,6 +227,24 @@ mod tests {
         let plan = plan(&observed(json!({}), vec![], None), at(5_000));
         assert_eq!(plan.create, Some(1));
         assert_eq!(ready(&plan), ("Unknown".into(), "Probing".into(), false));
+    }
+
+    #[test]
+    fn a_probe_that_is_refused_is_said_until_one_has_an_answer() {
+        let first = plan(&observed(json!({}), vec![], None), at(5_000));
+        let status = refused(&first.status, "exceeded quota", Some(2), at(5_000));
+        let status = serde_json::to_value(status).unwrap();
+        let again = plan(&observed(status.clone(), vec![], None), at(5_010));
+        assert_eq!(again.create, Some(1), "it is tried again");
+        assert_eq!(ready(&again), ("False".into(), "ProbeRefused".into(), true));
+        assert_eq!(serde_json::to_value(&again.status).unwrap(), status, "and nothing is said twice");
+        let probed =
+            plan(&observed(status, vec![job(1)], Some(Seen::Ended(WorkerResult::Probed))), at(5_020));
+        assert_eq!(ready(&probed), ("True".into(), "Probed".into(), false));
+        // It answered an hour ago: backups go on.
+        let later = refused(&probed.status, "exceeded quota", Some(2), at(9_000));
+        assert!(conditions::is_true(&later.conditions, types::READY));
+        assert!(conditions::is_true(&later.conditions, types::STALLED));
     }
 
     #[test]

@@ -5,8 +5,8 @@ mod status;
 pub use status::*;
 
 use super::{
-    DeletionPolicy, ExtraMetadata, LocalRef, annotations_schema, labels_schema, resources_schema,
-    tolerations_schema,
+    DeletionPolicy, ExtraMetadata, LocalRef, OBJECT_NAME, OBJECT_NAME_OR_NONE, annotations_schema,
+    labels_schema, resources_schema, tolerations_schema,
 };
 use k8s_openapi::{
     api::core::v1::{ResourceRequirements, Toleration},
@@ -135,7 +135,7 @@ pub struct Storage {
     /// StorageClass; default: the cluster's default class. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.storage.storageClassName is immutable: volumes do not change their class; make a new Database of the other class and move the data"))]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub storage_class_name: Option<String>,
     /// Where the data of a replica that is added comes from. Stream: copied from the primary over the network. VolumeClone: the
     /// StorageClass's CSI driver clones the volume of a running instance, a standby's if one streams (same class, at least its
@@ -244,7 +244,7 @@ pub struct Placement {
     pub tolerations: Vec<Toleration>,
     /// PriorityClass of the pods.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = 253), regex(pattern = OBJECT_NAME_OR_NONE))]
     pub priority_class_name: String,
 }
 

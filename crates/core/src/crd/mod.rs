@@ -18,12 +18,21 @@ pub const GROUP: &str = "holdfast.dev";
 /// The API version of every kind.
 pub const VERSION: &str = "v1alpha1";
 
+/// How names of objects are spelled: a DNS-1123 subdomain. Whatever else stands where a name belongs could only be looked up
+/// in vain, or would lead the request for it to another path of the API.
+pub(crate) const OBJECT_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+/// The same for a name that may be left empty.
+pub(crate) const OBJECT_NAME_OR_NONE: &str =
+    r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)?$";
+/// How namespaces are spelled: a DNS-1123 label.
+pub(crate) const NAMESPACE: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+
 /// Names an object in the same namespace.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct LocalRef {
     /// Name of the object.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub name: String,
 }
 
@@ -96,4 +105,77 @@ pub enum DeletionPolicy {
     Retain,
     /// The data goes with the object.
     Delete,
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::CustomResourceExt;
+    use serde_json::Value;
+
+    fn texts<'a>(schema: &'a Value, path: &str, found: &mut Vec<(String, &'a Value)>) {
+        if schema["type"] == "string" {
+            found.push((path.into(), schema));
+        }
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            texts(field, &format!("{path}.{name}"), found);
+        }
+        texts_in(&schema["items"], path, found);
+    }
+
+    fn texts_in<'a>(items: &'a Value, path: &str, found: &mut Vec<(String, &'a Value)>) {
+        if items.is_object() {
+            texts(items, &format!("{path}[]"), found);
+        }
+    }
+
+    #[test]
+    fn every_name_of_an_object_says_how_it_is_spelled() {
+        let crds = [
+            crate::Database::crd(),
+            crate::Backup::crd(),
+            crate::BackupSchedule::crd(),
+            crate::BackupStore::crd(),
+            crate::Restore::crd(),
+        ];
+        let mut names = Vec::new();
+        for crd in crds {
+            let crd = serde_json::to_value(crd).unwrap();
+            let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+            let mut found = Vec::new();
+            texts(spec, "spec", &mut found);
+            for (path, schema) in found {
+                let of_object = [
+                    "Ref.name",
+                    "Secrets[].name",
+                    "ClassName",
+                    "claimName",
+                    "source.database.name",
+                    "namespace",
+                ];
+                if of_object.iter().any(|end| path.ends_with(end)) {
+                    let pattern = schema["pattern"].as_str().unwrap_or_default();
+                    assert!(
+                        pattern.starts_with("^") && pattern.ends_with("$"),
+                        "{path} has pattern {pattern:?}"
+                    );
+                    assert!(schema["maxLength"].is_u64(), "{path}");
+                    names.push(path);
+                }
+            }
+        }
+        for known in [
+            "spec.databaseRef.name",
+            "spec.storeRef.name",
+            "spec.archive.storeRef.name",
+            "spec.template.storeRef.name",
+            "spec.source.backupRef.name",
+            "spec.source.database.name",
+            "spec.source.database.namespace",
+            "spec.s3.credentialsSecretRef.name",
+            "spec.volume.claimName",
+            "spec.imagePullSecrets[].name",
+        ] {
+            assert!(names.iter().any(|name| name == known), "{known} is not among {names:?}");
+        }
+    }
 }

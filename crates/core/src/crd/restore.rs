@@ -1,7 +1,7 @@
 //! `Restore`: one run.
 
 use super::{
-    LocalRef,
+    LocalRef, NAMESPACE,
     database::{
         Durability, PARAMETER_NAMES, PARAMETER_NAMES_MESSAGE, PARAMETER_VALUES, PARAMETER_VALUES_MESSAGE,
         PARAMETERS_MANAGED, PARAMETERS_MANAGED_MESSAGE, Placement, Storage, parameters_schema,
@@ -82,16 +82,18 @@ pub struct RestoreSource {
 #[serde(rename_all = "camelCase")]
 pub struct SourceDatabase {
     /// Its name.
-    #[schemars(length(min = 1, max = 40))]
+    #[schemars(length(min = 1, max = 40), regex(pattern = "^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
     /// Its namespace. Default: the Restore's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAMESPACE))]
     pub namespace: Option<String>,
     /// The store.
     pub store_ref: LocalRef,
     /// Its system identifier, where several databases bore the name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]{1,20}$')")
+        .message("spec.source.database.systemIdentifier must be a number such as 7501000000000000001; leave it out where only one database bore the name"))]
     #[schemars(length(max = 24))]
     pub system_identifier: Option<String>,
 }

@@ -1,6 +1,6 @@
 //! `BackupStore`: a place for backups and WAL.
 
-use super::LocalRef;
+use super::{LocalRef, OBJECT_NAME};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -41,7 +41,7 @@ fn two() -> i32 {
 #[serde(rename_all = "camelCase")]
 pub struct VolumeStore {
     /// PersistentVolumeClaim in the same namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub claim_name: String,
     /// Folder inside the volume.
     #[serde(default = "slash")]

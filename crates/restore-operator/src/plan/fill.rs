@@ -123,10 +123,10 @@ pub(super) fn database_spec(o: &Observed) -> Result<DatabaseSpec, String> {
 
 /// Bytes of the volume: what the spec says, at least what the volumes before had.
 pub(super) fn volume_size(o: &Observed, spec: &DatabaseSpec) -> i64 {
-    let wanted = validate::bytes(&spec.storage.size).unwrap_or_default();
+    let wanted = quantity::units(&spec.storage.size.0).unwrap_or_default();
     let had = o.claims.iter().filter(|c| state_of(c) == names::STATE_CURRENT).filter_map(|c| {
         let requests = c.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
-        validate::bytes(requests.get("storage")?)
+        quantity::units(&requests.get("storage")?.0)
     });
     had.chain([wanted]).max().unwrap_or(wanted)
 }

@@ -9,6 +9,15 @@ pub(super) fn plan(settings: &Settings, o: &Observed, now: Timestamp) -> Result<
         let message = validate::no_database(spec);
         return Ok(blocked("Pending", V, Blocked { reason: "DatabaseNotFound", message }));
     }
+    // A worker with these could not be made, and the database would be down by then.
+    if let Err(message) = validate::overrides(spec) {
+        return Ok(failed(V, "QuantityInvalid", message));
+    }
+    let runs = o.database.as_ref().filter(|_| validate::in_place(spec));
+    if let Some(Err(wrong)) = runs.map(|database| validate::resources(&database.spec)) {
+        let message = format!("{wrong} in Database {}: put it right there", validate::target(spec));
+        return Ok(blocked("Pending", V, Blocked { reason: "QuantityInvalid", message }));
+    }
     if let Some(verdict) = prepare(o) {
         return Ok(verdict);
     }
@@ -65,6 +74,10 @@ fn validated(settings: &Settings, o: &Observed, result: &WorkerResult) -> Verdic
             "the backup does not say what its Database looked like, and that Database is not here: make it by hand and restore in place",
         );
     };
+    if let Err(wrong) = validate::resources(&spec) {
+        let message = format!("{wrong} in the source's Database: set spec.newDatabase.overrides.resources");
+        return failed(V, "QuantityInvalid", message);
+    }
     if spec.version != *version {
         return failed(
             V,

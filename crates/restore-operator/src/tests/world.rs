@@ -117,6 +117,7 @@ pub(super) fn world(spec: serde_json::Value) -> World {
         pods: Vec::new(),
         image: Some(("registry.example/postgres:17.2".into(), "17".into())),
         follow_up: FollowUp::Missing,
+        refused: None,
     };
     let now = "2026-11-21T10:00:00Z".parse().unwrap();
     World { o, now, plan: planned("17"), fill: restored(), trace: Vec::new() }
@@ -139,6 +140,11 @@ impl World {
     pub(super) fn is(&self, type_: &str) -> Option<String> {
         let status = self.o.restore.status.as_ref()?;
         conditions::find(&status.conditions, type_).map(|c| format!("{} {}", c.status, c.reason))
+    }
+
+    pub(super) fn message(&self, type_: &str) -> String {
+        let status = self.o.restore.status.clone().unwrap_or_default();
+        conditions::find(&status.conditions, type_).map(|c| c.message.clone()).unwrap_or_default()
     }
 
     pub(super) fn set_database(&mut self, type_: &str, truth: Truth, message: &str) {

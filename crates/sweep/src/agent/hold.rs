@@ -34,7 +34,7 @@ impl Instance {
             Ok(held) => self.holds(Some(held)),
             Err(_) => {
                 // Somebody wrote it. If it still names this member, go on from there.
-                let again = lease::current(&self.client, &self.config, &held.record).await;
+                let again = lease::current(&self.client, &self.config, &held).await;
                 let renew = Instant::now() + Duration::from_millis(200);
                 self.holds(Some(match again {
                     Some(lease) => Held { lease, renew: now, ..held },

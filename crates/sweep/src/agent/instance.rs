@@ -237,11 +237,7 @@ impl Instance {
         if !settled {
             times.push(now + self.tick);
         }
-        if let Some((report, at)) = &self.reported
-            && report.lsn != self.report().lsn
-        {
-            times.push(*at + RIDE_ALONG);
-        }
+        times.extend(self.reported.iter().map(|(_, at)| *at + RIDE_ALONG));
         times.extend(self.due);
         times.extend(self.taken.due());
         let wake = times.into_iter().min().unwrap_or(now);
@@ -286,7 +282,10 @@ impl Instance {
     async fn turn(&mut self) -> bool {
         self.keep().await;
         self.tell("", "");
-        if let Some(why) = self.unreadable.clone() {
+        // The holder writes it anew with its next renewal.
+        if let Some(why) = self.unreadable.clone()
+            && self.held.is_none()
+        {
             let lease = names::lease_primary(&self.config.database);
             self.tell("", &format!("the Lease {lease} cannot be read: {why}"));
             return false;
@@ -433,10 +432,24 @@ impl Instance {
                     || (*sent != report && at.elapsed() >= RIDE_ALONG)
             }
         };
-        if !due || self.agents.with(|world| world.hold_reports) {
+        let stands = self.reported.as_ref().is_some_and(|(_, at)| at.elapsed() >= RIDE_ALONG);
+        if (!due && !stands) || self.agents.with(|world| world.hold_reports) {
             return;
         }
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.key.0);
+        if !due {
+            match bounded(pods.get_metadata(&self.key.1)).await {
+                Ok(pod) if report.stands_on(&pod.metadata) => {
+                    self.reported = Some((report, Instant::now()));
+                    return;
+                }
+                Ok(_) => {}
+                Err(_) => {
+                    self.due = Some(Instant::now() + Duration::from_secs(1));
+                    return;
+                }
+            }
+        }
         let change = Patch::Merge(report::patch(&report));
         match bounded(pods.patch(&self.key.1, &PatchParams::default(), &change)).await {
             Ok(_) => self.reported = Some((report, Instant::now())),

@@ -95,12 +95,21 @@ pub async fn write(
     Ok(Held { record, lease, until: sent + ttl, renew: sent + pace.min(ttl * 2 / 3) })
 }
 
-/// The Lease, if it still says what this holder wrote.
-pub async fn current(client: &Client, config: &AgentConfig, record: &Record) -> Option<Lease> {
+/// The Lease, if it still says what this holder wrote, or nothing that can be read while all else is as it wrote it.
+pub async fn current(client: &Client, config: &AgentConfig, held: &Held) -> Option<Lease> {
     let api: Api<Lease> = Api::namespaced(client.clone(), &config.namespace);
     let lease = bounded(api.get_opt(&names::lease_primary(&config.database))).await.ok()??;
-    let there = to_record(&lease).ok()?;
-    (there.holder == record.holder && there.term == record.term).then_some(lease)
+    let ours = match to_record(&lease) {
+        Ok(there) => there.holder == held.record.holder && there.term == held.record.term,
+        Err(_) => {
+            let said = |lease: &Lease| {
+                let spec = lease.spec.as_ref();
+                spec.map(|spec| (spec.holder_identity.clone(), spec.lease_transitions))
+            };
+            lease.metadata.uid == held.lease.metadata.uid && said(&lease) == said(&held.lease)
+        }
+    };
+    ours.then_some(lease)
 }
 
 fn written(slice: &EndpointSlice) -> u64 {

@@ -116,6 +116,11 @@ impl Agents {
         self.with(|w| if hangs { w.hanging.insert(kind) } else { w.hanging.remove(&kind) });
     }
 
+    /// Whether a worker of a kind began and hangs, or has hung: see [`Self::hang`].
+    pub fn hung(&self, kind: Kind) -> bool {
+        self.with(|w| w.hung.contains(&kind))
+    }
+
     /// Instances keep their reports to themselves, or (`false`) catch up.
     pub fn hold_reports(&self, hold: bool) {
         self.with(|w| {

@@ -5,16 +5,15 @@ use super::{
     world::World,
 };
 use holdfast_core::{
-    names,
-    report::{ArchiveReport, InstanceReport, Role, VolumeReport, VolumeStage},
+    report::{ArchiveReport, InstanceReport, Role, STANDS, VolumeReport, VolumeStage},
     wire::AgentConfig,
 };
 use holdfast_postgresql::settings::{self, Instance as Settings};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
-/// Positions that only move are reported so often at most.
-pub const RIDE_ALONG: Duration = Duration::from_secs(60);
+/// Positions that only move are reported so often at most, and a report that stands is looked for on the pod.
+pub const RIDE_ALONG: Duration = STANDS;
 /// How long a reload takes to be sure of.
 const RELOAD: Duration = Duration::from_secs(1);
 /// Parameters that a server takes up only when it starts: context `postmaster` in pg_settings.
@@ -155,14 +154,5 @@ pub fn essence(report: &InstanceReport) -> InstanceReport {
 
 /// The change of the pod.
 pub fn patch(report: &InstanceReport) -> serde_json::Value {
-    let role = match report.role {
-        Role::Primary => Some("primary"),
-        Role::Replica => Some("replica"),
-        Role::Unknown => None,
-    };
-    let reads = (report.role == Role::Replica && report.ready).then_some("true");
-    serde_json::json!({"metadata": {
-        "labels": {names::LABEL_ROLE: role, names::LABEL_SERVES_READS: reads},
-        "annotations": {names::ANNOTATION_REPORT: serde_json::to_string(report).unwrap_or_default()},
-    }})
+    report.patch()
 }

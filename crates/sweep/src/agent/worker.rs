@@ -93,6 +93,7 @@ pub async fn run(agents: Agents, host: Host, job: WorkerJob) -> Exit {
     let work = async {
         let ordered = agents.with(|world| {
             if world.hanging.contains(&kind) {
+                world.hung.insert(kind);
                 return Err(());
             }
             Ok(world.failures.get_mut(&kind).and_then(std::collections::VecDeque::pop_front))

@@ -40,6 +40,8 @@ pub struct World {
     pub failures: BTreeMap<Kind, VecDeque<WorkerResult>>,
     /// Kinds of workers that do not come to an end.
     pub hanging: BTreeSet<Kind>,
+    /// Kinds of which a worker hung.
+    pub hung: BTreeSet<Kind>,
     /// How many workers of a kind do their work and die before they can say so.
     pub speechless: BTreeMap<Kind, u32>,
     /// Instances keep their reports to themselves.

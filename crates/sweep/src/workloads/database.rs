@@ -1,6 +1,6 @@
 //! Databases: made, scaled, grown, changed, stopped.
 
-use super::{DB, Workload, apply_database, nothing, patch_database, ready, spec};
+use super::{DB, Workload, apply_database, no_pods, nothing, patch_database, ready, spec};
 use crate::world::{World, get};
 use futures::future::LocalBoxFuture;
 use serde_json::json;
@@ -66,11 +66,7 @@ fn roll(world: &mut World) -> Done<'_> {
 fn stop_start(world: &mut World) -> Done<'_> {
     Box::pin(async {
         patch_database(world, json!({"stopped": true})).await?;
-        let stopped = |client| async {
-            let set = get::<k8s_openapi::api::apps::v1::StatefulSet>(client, DB).await;
-            set.is_some_and(|s| s.status.is_some_and(|s| s.replicas == 0))
-        };
-        world.until("no pod runs", stopped).await?;
+        world.until("no pod runs", no_pods).await?;
         patch_database(world, json!({"stopped": false})).await?;
         ready(world, DB).await
     })

@@ -2,16 +2,24 @@
 //! the same name.
 
 use super::{
-    DB, STORE, Workload, apply_database, backed_up, make_archived, make_backup, nothing, patch_database,
-    ready, spec,
+    DB, STORE, Workload, apply_database, backed_up, backup_ended, failure, make_archived, make_backup,
+    no_pods, nothing, patch_database, ready, restored, spec,
 };
-use crate::world::{World, get};
+use crate::{
+    agent::Kind,
+    world::{NAMESPACE, World, get},
+};
 use futures::future::LocalBoxFuture;
 use holdfast_core::{Backup, BackupSchedule, BackupStore, Database, Restore};
-use kube::{Resource, api::PropagationPolicy, core::NamespaceResourceScope};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client, Resource,
+    api::{ListParams, PropagationPolicy},
+    core::NamespaceResourceScope,
+};
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use std::{fmt::Debug, time::Duration};
+use std::{fmt::Debug, sync::Arc};
 
 type Done<'a> = LocalBoxFuture<'a, Result<(), String>>;
 
@@ -31,6 +39,17 @@ pub(super) fn all() -> Vec<Workload> {
         },
         Workload { name: "delete-database-starting", setup: nothing, act: delete_starting },
         Workload { name: "delete-database-rolling", setup: two, act: delete_rolling },
+        Workload {
+            name: "delete-database-stopped",
+            setup: stopped,
+            act: |w| Box::pin(delete_database(w, Background)),
+        },
+        Workload {
+            name: "delete-database-backed-up",
+            setup: backed,
+            act: |w| Box::pin(delete_database(w, Background)),
+        },
+        Workload { name: "delete-database-restoring", setup: backed, act: delete_restoring },
         Workload { name: "recreate-database", setup: two, act: |w| Box::pin(recreate(w, false)) },
         Workload {
             name: "recreate-database-with-data",
@@ -52,9 +71,25 @@ pub(super) fn all() -> Vec<Workload> {
             setup: |w| Box::pin(make_archived(w, 1)),
             act: delete_running,
         },
+        Workload {
+            name: "delete-backup-failed",
+            setup: failed,
+            act: |w| Box::pin(delete_backup(w, Background)),
+        },
         Workload { name: "delete-schedule", setup: scheduled, act: delete_schedule },
         Workload { name: "delete-store", setup: |w| Box::pin(super::make_store(w)), act: delete_store },
-        Workload { name: "delete-restore-running", setup: backed, act: delete_restore },
+        Workload { name: "delete-store-used", setup: |w| Box::pin(make_archived(w, 1)), act: delete_store },
+        Workload {
+            name: "delete-restore-running",
+            setup: backed,
+            act: |w| Box::pin(delete_restore(w, Background)),
+        },
+        Workload {
+            name: "delete-restore-running-foreground",
+            setup: backed,
+            act: |w| Box::pin(delete_restore(w, Foreground)),
+        },
+        Workload { name: "delete-restore-done", setup: restored_before, act: delete_restored },
     ]
 }
 
@@ -107,20 +142,40 @@ async fn delete_database(world: &mut World, how: PropagationPolicy) -> Result<()
     gone::<Database>(world, DB).await
 }
 
+/// Pods are held, so that it is the same moment whenever operators die.
 fn delete_starting(world: &mut World) -> Done<'_> {
     Box::pin(async {
+        world.cluster.hold_pods(true);
         apply_database(world, spec(3)).await?;
-        world.pass(Duration::from_secs(2)).await;
-        delete_database(world, PropagationPolicy::Background).await
+        world.until("a pod waits for a node", pod_waits).await?;
+        let deleted = delete_database(world, PropagationPolicy::Background).await;
+        world.cluster.hold_pods(false);
+        deleted
     })
 }
 
 fn delete_rolling(world: &mut World) -> Done<'_> {
     Box::pin(async {
+        world.cluster.hold_pods(true);
         patch_database(world, json!({"resources": {"requests": {"memory": "256Mi"}}})).await?;
-        world.pass(Duration::from_secs(2)).await;
-        delete_database(world, PropagationPolicy::Background).await
+        world.until("a pod was replaced and waits for a node", pod_waits).await?;
+        let deleted = delete_database(world, PropagationPolicy::Background).await;
+        world.cluster.hold_pods(false);
+        deleted
     })
+}
+
+async fn pod_waits(client: Client) -> bool {
+    let pods = Api::<Pod>::namespaced(client, NAMESPACE).list(&ListParams::default()).await;
+    let waits = |pod: &Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_none());
+    pods.is_ok_and(|pods| pods.items.iter().any(waits))
+}
+
+/// Waits until a worker has begun that hangs.
+async fn hung(world: &mut World, kind: Kind) -> Result<(), String> {
+    let agents = Arc::clone(&world.agents);
+    let begun = move |_| std::future::ready(agents.hung(kind));
+    world.until(&format!("a {kind:?} worker runs"), begun).await
 }
 
 /// The name is taken again as soon as it is free: the new Database must not be mistaken for the old one. Kept volumes are
@@ -142,8 +197,9 @@ async fn delete_backup(world: &mut World, how: PropagationPolicy) -> Result<(), 
 
 fn delete_running(world: &mut World) -> Done<'_> {
     Box::pin(async {
+        world.agents.hang(Kind::Backup, true);
         make_backup(world, "monday", json!({"deletionPolicy": "Delete"})).await?;
-        world.pass(Duration::from_secs(1)).await;
+        hung(world, Kind::Backup).await?;
         delete_backup(world, PropagationPolicy::Background).await
     })
 }
@@ -178,13 +234,63 @@ fn delete_store(world: &mut World) -> Done<'_> {
     })
 }
 
-fn delete_restore(world: &mut World) -> Done<'_> {
+fn stopped(world: &mut World) -> Done<'_> {
     Box::pin(async {
+        two(world).await?;
+        patch_database(world, json!({"stopped": true})).await?;
+        world.until("no pod runs", no_pods).await
+    })
+}
+
+fn failed(world: &mut World) -> Done<'_> {
+    Box::pin(async {
+        make_archived(world, 1).await?;
+        world.agents.fail_next(Kind::Backup, 1, &failure(true));
+        make_backup(world, "monday", json!({"deletionPolicy": "Delete"})).await?;
+        let ended = |client| async { backup_ended(client, "monday").await == Some(false) };
+        world.until("the Backup failed", ended).await
+    })
+}
+
+/// A Restore in place whose worker has begun, and comes to no end.
+async fn restoring(world: &mut World) -> Result<(), String> {
+    let spec =
+        json!({"databaseRef": {"name": DB}, "source": {"backupRef": {"name": "monday"}}, "approve": true});
+    world.agents.hang(Kind::Restore, true);
+    world.apply::<Restore>("undo", json!({"spec": spec})).await?;
+    hung(world, Kind::Restore).await
+}
+
+async fn delete_restore(world: &mut World, how: PropagationPolicy) -> Result<(), String> {
+    restoring(world).await?;
+    world.delete::<Restore>("undo", how).await?;
+    gone::<Restore>(world, "undo").await?;
+    ready(world, DB).await
+}
+
+/// The Restore is left without what it was to restore, and says so.
+fn delete_restoring(world: &mut World) -> Done<'_> {
+    Box::pin(async {
+        restoring(world).await?;
+        delete_database(world, PropagationPolicy::Background).await?;
+        world.agents.hang(Kind::Restore, false);
+        restored(world, "undo", false).await
+    })
+}
+
+fn restored_before(world: &mut World) -> Done<'_> {
+    Box::pin(async {
+        backed(world).await?;
         let spec = json!({"databaseRef": {"name": DB}, "source": {"backupRef": {"name": "monday"}}, "approve": true});
         world.apply::<Restore>("undo", json!({"spec": spec})).await?;
-        world.pass(Duration::from_secs(5)).await;
-        world.delete::<Restore>("undo", PropagationPolicy::Background).await?;
-        gone::<Restore>(world, "undo").await?;
+        restored(world, "undo", true).await?;
         ready(world, DB).await
+    })
+}
+
+fn delete_restored(world: &mut World) -> Done<'_> {
+    Box::pin(async {
+        world.delete::<Restore>("undo", PropagationPolicy::Background).await?;
+        gone::<Restore>(world, "undo").await
     })
 }

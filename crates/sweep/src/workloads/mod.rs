@@ -12,7 +12,7 @@ use holdfast_core::{
     conditions::{self, types},
     wire::WorkerResult,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::{api::apps::v1::StatefulSet, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::Client;
 use serde_json::{Value, json};
 
@@ -32,12 +32,14 @@ pub struct Workload {
 /// Those in which a user changes his mind half-way: how far it had come, and so what was made and deleted, is a matter of time.
 /// Their ends are not. And those in which a Backup's data is removed: who dies between the removal of the worker and that of the
 /// finalizer orders another removal, which finds nothing left to remove.
-pub const UNCOUNTED: [&str; 7] = [
+pub const UNCOUNTED: [&str; 9] = [
     "change-of-mind",
     "delete-database-starting",
     "delete-database-rolling",
+    "delete-database-restoring",
     "delete-backup-running",
     "delete-restore-running",
+    "delete-restore-running-foreground",
     "delete-backup",
     "delete-backup-foreground",
 ];
@@ -81,6 +83,12 @@ async fn database_ready(client: Client, name: &str) -> bool {
     let Some(database) = get::<Database>(client, name).await else { return false };
     let all = database.status.as_ref().map(|s| s.conditions.as_slice());
     holds(all, types::READY, database.metadata.generation)
+}
+
+/// The Database has no pods.
+async fn no_pods(client: Client) -> bool {
+    let set = get::<StatefulSet>(client, DB).await;
+    set.is_some_and(|set| set.status.is_some_and(|status| status.replicas == 0))
 }
 
 async fn ready(world: &mut World, name: &'static str) -> Result<(), String> {

@@ -253,6 +253,9 @@ fn pod_spec(spec: &mut Value) {
         items(spec, field).for_each(container);
     }
     for volume in items(spec, "volumes") {
+        if volume.as_object().is_some_and(|fields| fields.keys().all(|field| field == "name")) {
+            set(volume, "emptyDir", json!({}));
+        }
         for kind in ["secret", "configMap", "projected", "downwardAPI"] {
             within(volume, kind, |source| set(source, "defaultMode", json!(420)));
         }

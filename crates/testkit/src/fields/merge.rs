@@ -7,7 +7,7 @@ use super::{
     topology::{List, Topology},
 };
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What differs between two objects.
 #[derive(Clone, Debug, Default)]
@@ -101,6 +101,29 @@ fn merged_list(live: &[Value], config: &[Value], topology: &Topology<'_>) -> Vec
         }
     }
     all
+}
+
+/// Items of a body that is applied which are there twice: nobody could say which of them a field belongs to.
+pub(crate) fn twice(config: &Value, topology: &Topology<'_>, path: &str, found: &mut Vec<String>) {
+    match config {
+        Value::Object(fields) if !topology.is_atomic() => {
+            for (name, value) in fields {
+                twice(value, &topology.field(name), &format!("{path}.{name}"), found);
+            }
+        }
+        Value::Array(items) if topology.list() != List::Atomic => {
+            let list = topology.list();
+            let mut seen: BTreeSet<String> = BTreeSet::new();
+            for value in items {
+                let name = item(&list, value);
+                twice(value, &topology.item(), &format!("{path}[{name}]"), found);
+                if !seen.insert(name.clone()) {
+                    found.push(format!("{path}: duplicate entries for key [{name}]"));
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 /// What differs.

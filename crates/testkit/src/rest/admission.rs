@@ -16,6 +16,13 @@ pub(super) fn pod(pod: &mut Value) {
     tolerate(spec);
 }
 
+/// A pod that is changed: tolerations that were taken away are put back.
+pub(super) fn changed_pod(pod: &mut Value) {
+    if let Some(spec) = pod["spec"].as_object_mut() {
+        tolerate(spec);
+    }
+}
+
 fn tolerate(spec: &mut Map<String, Value>) {
     let all = spec.entry("tolerations").or_insert(json!([]));
     let Some(all) = all.as_array_mut() else { return };
@@ -64,6 +71,17 @@ mod tests {
         let mut made = json!({"spec": {"containers": [{"name": "c", "resources": resources}]}});
         pod(&mut made);
         made
+    }
+
+    #[test]
+    fn a_changed_pod_keeps_what_every_pod_tolerates() {
+        let mut changed = made(json!({}));
+        changed["spec"]["tolerations"] = json!([{"key": "disk", "operator": "Exists"}]);
+        changed_pod(&mut changed);
+        assert_eq!(changed["spec"]["tolerations"].as_array().map(Vec::len), Some(3));
+        let whole = changed.clone();
+        changed_pod(&mut changed);
+        assert_eq!(changed, whole);
     }
 
     #[test]

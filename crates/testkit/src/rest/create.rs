@@ -47,6 +47,7 @@ impl State {
     ) -> Result<Written, Refusal> {
         let kind = self.kind(index);
         let posted = applied.is_none();
+        let shares = shares_labels(&kind, &body);
         let mut object = self.read(&kind, body, options)?;
         for field in ["creationTimestamp", "uid"] {
             set_meta(&mut object, field, Value::Null);
@@ -109,6 +110,9 @@ impl State {
             _ => false,
         };
         self.prepare(&kind, &mut object, &uid)?;
+        if shares {
+            object["metadata"]["labels"] = object["spec"]["template"]["metadata"]["labels"].clone();
+        }
         let mut unsettled = unsettled;
         // Labels that come with the defaults below are there when the object is read back, and not looked at.
         let of_meta = super::meta::faults(&kind, &object);
@@ -260,4 +264,14 @@ impl State {
         };
         all.values().find(marked).map(|class| meta(class, "name").to_string())
     }
+}
+
+/// Whether a Job's labels are, by default, the very map of its template's: what the server adds to one is in both. Where it
+/// makes up the name, it works on copies.
+fn shares_labels(kind: &Kind, body: &Value) -> bool {
+    if meta(body, "name").is_empty() {
+        return false;
+    }
+    let own = body["metadata"]["labels"].as_object().is_some_and(|labels| !labels.is_empty());
+    kind.kind == "Job" && !own && body["spec"]["template"]["metadata"]["labels"].is_object()
 }

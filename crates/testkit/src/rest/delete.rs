@@ -226,6 +226,8 @@ fn check(kind: &Kind, object: &Value, preconditions: &Preconditions) -> Result<(
 fn propagation(kind: &Kind, object: &Value, options: &DeleteOptions) -> Vec<String> {
     let mut all = finalizers(object);
     if !kind.collected {
+        // Nothing waits for the dependents of these.
+        all.retain(|f| f != ORPHAN && f != FOREGROUND);
         return all;
     }
     let has = |which: &str| all.iter().any(|f| f == which);
@@ -244,5 +246,8 @@ fn propagation(kind: &Kind, object: &Value, options: &DeleteOptions) -> Vec<Stri
     if foreground {
         all.push(FOREGROUND.into());
     }
-    all
+    // The order counts for a change only when there is one.
+    let before = finalizers(object);
+    let same = all.len() == before.len() && before.iter().all(|f| all.contains(f));
+    if same { before } else { all }
 }

@@ -29,6 +29,11 @@ pub(crate) fn faults(kind: &Kind, object: &Value) -> Vec<Fault> {
             found.push(Fault::invalid(&format!("metadata.finalizers[{index}]"), finalizer, why));
         }
     }
+    let has = |which: &str| super::finalizers(object).iter().any(|f| f == which);
+    if has(super::ORPHAN) && has(super::FOREGROUND) {
+        let why = "finalizer orphan and foregroundDeletion cannot be both set";
+        found.push(Fault::invalid("metadata.finalizers", &meta["finalizers"], why));
+    }
     found
 }
 
@@ -137,6 +142,8 @@ mod tests {
         assert_eq!(texts(json!({"name": "a", "labels": {"l": "-x"}})), ["metadata.labels"]);
         assert_eq!(texts(json!({"name": "a", "labels": {"/l": "x"}})), ["metadata.labels"]);
         assert_eq!(texts(json!({"name": "a", "finalizers": ["mine"]})), ["metadata.finalizers[0]"]);
+        let both = json!({"name": "a", "finalizers": ["orphan", "foregroundDeletion"]});
+        assert_eq!(texts(both), ["metadata.finalizers"]);
     }
 
     #[test]

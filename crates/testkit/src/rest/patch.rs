@@ -3,14 +3,18 @@
 use super::{Options, State, Written, meta, set_meta};
 use crate::{
     builtin,
-    fields::managers::{self, Writer},
+    fields::{
+        managers::{self, Writer},
+        merge,
+        topology::Topology,
+    },
     kinds::{Body, Kind},
     schema::shape,
     status::{Fault, Refusal},
     store::Key,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// The kinds of patches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,13 +128,6 @@ impl State {
                 kind.kind
             )));
         }
-        if old.is_none() && !meta(&config, "uid").is_empty() {
-            let uid = meta(&config, "uid");
-            let why = format!(
-                "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
-            );
-            return Err(Refusal::conflict(&kind, &key.name, &why));
-        }
         let live = match &old {
             Some(old) => self.shown(index, old),
             None => json!({"metadata": {}}),
@@ -156,15 +153,33 @@ impl State {
             _ => refusal,
         };
         let mut new = self.decoded(&kind, object.clone(), options).map_err(unreadable)?;
+        if old.is_none() && !meta(&config, "uid").is_empty() {
+            let uid = meta(&config, "uid");
+            let why = format!(
+                "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+            );
+            return Err(Refusal::conflict(&kind, &key.name, &why));
+        }
         super::same_namespace(&object, &key.namespace)?;
         super::same_name(&object, &key.name)?;
-        match old {
+        // Of an untyped object the emptied map itself is stored, and not shown.
+        let empty = |field: &str| {
+            let map = object["metadata"].get(field);
+            let had = !live["metadata"][field].is_null();
+            map.map_or(had, |m| m.is_null() || m.as_object().is_some_and(Map::is_empty))
+        };
+        let hollow = kind.is_custom() && (empty("labels") || empty("annotations"));
+        let written = match old {
             Some(old) => {
                 set_meta(&mut new, "namespace", key.namespace.clone().into());
-                self.update(index, key, &old, new, options, Some(owners))
+                self.update(index, key, &old, new, options, Some(owners))?
             }
-            None => self.create(index, &key.namespace, object, options, Some(owners)).map_err(unreadable),
+            None => self.create(index, &key.namespace, object, options, Some(owners)).map_err(unreadable)?,
+        };
+        if hollow && !options.dry_run {
+            self.unsettled.insert(meta(&written.object, "uid").to_string());
         }
+        Ok(written)
     }
 }
 
@@ -220,10 +235,11 @@ fn untyped(kind: &Kind, config: &Value) -> Option<String> {
                 Ok(typed) => {
                     let mut all = Vec::new();
                     builtin::unknown(config, &typed, "", &mut all);
-                    let all: Vec<String> = all
+                    let mut all: Vec<String> = all
                         .into_iter()
                         .map(|path| format!(".{path}: field not declared in schema"))
                         .collect();
+                    merge::twice(config, &Topology::built_in(&kind.kind), "", &mut all);
                     match all.as_slice() {
                         [] => None,
                         [one] => Some(one.clone()),

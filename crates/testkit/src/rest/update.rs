@@ -122,6 +122,9 @@ impl State {
         if kind.kind == "Service" && options.subresource.is_empty() {
             self.allot(&kind, Some(&before), &mut new, options.dry_run)?;
         }
+        if kind.kind == "Pod" && options.subresource.is_empty() {
+            super::admission::changed_pod(&mut new);
+        }
         builtin::settle(&kind.kind, &mut new);
         self.carry_over(&kind, &before, &mut new, &options.subresource);
 
@@ -146,8 +149,9 @@ impl State {
         managers::write(&mut new, owners);
         let mut unsettled = self.unsettled.contains(meta(&before, "uid"));
         // Labels that a Job is stored without are there again whenever it is read.
+        // A dry run is answered before.
         let bare = kind.kind == "Job" && new["metadata"].get("labels").is_none();
-        if bare {
+        if bare && !options.dry_run {
             builtin::fill(&kind.kind, &mut new);
             unsettled = !unsettled;
         }

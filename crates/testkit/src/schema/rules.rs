@@ -13,6 +13,10 @@ pub(crate) struct Rules {
     /// This node's schema with its own rules and nobody else's.
     here: Option<CompiledSchema>,
     keys: Vec<String>,
+    /// The messages of this node's rules.
+    messages: BTreeMap<String, String>,
+    /// The node's type.
+    of: String,
     /// Messages of rules that take the value for a time zone: what evaluates them here does not know zones.
     zones: Vec<String>,
     properties: BTreeMap<String, Rules>,
@@ -55,6 +59,15 @@ impl Rules {
                 .filter(|rule| rule["rule"].as_str().is_some_and(|text| text.contains(".getHours(self)")))
                 .map(|rule| rule["message"].as_str().unwrap_or_default().trim().to_string())
                 .collect(),
+            messages: schema["x-kubernetes-validations"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|rule| {
+                    Some((rule["rule"].as_str()?.trim().into(), rule["message"].as_str()?.trim().into()))
+                })
+                .collect(),
+            of: schema["type"].as_str().unwrap_or_default().into(),
             keys: map_keys(schema).into_iter().map(String::from).collect(),
             properties,
             items: child("items")?,
@@ -90,11 +103,15 @@ impl Rules {
                 if field.is_empty() {
                     field = "<nil>".into();
                 }
-                let message = match error.kind {
-                    ErrorKind::ValidationFailure => error.message.clone(),
-                    // The server answers so too: a rule that cannot be evaluated refuses the object.
-                    _ => format!("rule {:?} cannot be evaluated: {}", error.rule, error.message),
-                };
+                if error.kind != ErrorKind::ValidationFailure {
+                    // A rule that cannot be evaluated refuses the object.
+                    let rule = error.rule.trim();
+                    let rule = self.messages.get(rule).map_or(rule, String::as_str);
+                    let why = format!("{} evaluating rule: {rule}", unevaluated(&error.message));
+                    faults.push(Fault::invalid(&field, &self.of.as_str().into(), &why));
+                    continue;
+                }
+                let message = error.message.clone();
                 faults.push(if value.is_object() || value.is_array() {
                     Fault::without_value(&field, &message)
                 } else {
@@ -134,6 +151,15 @@ impl Rules {
     }
 }
 
+/// Why a rule could not be evaluated, as the server says it where it is known.
+fn unevaluated(why: &str) -> &str {
+    if why.contains("function 'quantity'") && why.contains("no numeric value") {
+        return "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+    }
+    let start = why.find("Error executing").unwrap_or_default();
+    &why[start..]
+}
+
 /// Takes all rules out, and leaves the types.
 fn silence(schema: &mut CompiledSchema) {
     schema.validations.clear();
@@ -169,6 +195,23 @@ mod tests {
             texts(object(4, "b"), Some(object(4, "a"))),
             ["spec.class: Invalid value: \"b\": class is immutable"]
         );
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_evaluated_refuses_the_object() {
+        let rule =
+            json!([{"rule": "quantity(self.size).isGreaterThan(quantity('1'))", "message": "too small"}]);
+        let rules =
+            Rules::compile(&json!({"type": "object", "properties": {"size": {"type": "string"}}, "x-kubernetes-validations": rule}))
+                .unwrap();
+        let faults = rules.faults(&json!({"size": "@much"}), None);
+        let [fault] = faults.as_slice() else { panic!("{faults:?}") };
+        assert!(
+            fault.message.starts_with("Invalid value: \"object\": quantities must match"),
+            "{}",
+            fault.message
+        );
+        assert!(fault.message.ends_with("evaluating rule: too small"), "{}", fault.message);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 pub(crate) fn prune(schema: &Value, object: &mut Value) -> Vec<String> {
     let mut dropped = Vec::new();
     prune_at(schema, object, "", &mut dropped);
+    dropped.sort();
     dropped
 }
 

@@ -40,7 +40,7 @@ fn at(
     } else {
         schema["type"].as_str().filter(|wanted| !is_a(value, wanted))
     };
-    if schema["format"] == "date-time" && !value.is_string() {
+    if schema["format"] == "date-time" && !value.is_string() && !value.is_null() {
         // The format is held against the format that values of a type have by themselves; lists escape both.
         let is = match value {
             Value::Number(n) if n.is_f64() => "float64",
@@ -64,14 +64,13 @@ fn at(
     match value {
         Value::String(text) => {
             let length = text.chars().count() as u64;
+            // The first of these that fails is said.
             if let Some(most) = schema["maxLength"].as_u64().filter(|most| length > *most) {
                 let message = format!("Too long: may not be more than {most} bytes");
                 faults.push(Fault { reason: "FieldValueTooLong", field: path.into(), message });
-            }
-            if let Some(least) = schema["minLength"].as_u64().filter(|least| length < *least) {
+            } else if let Some(least) = schema["minLength"].as_u64().filter(|least| length < *least) {
                 faults.push(body(format!("should be at least {least} chars long")));
-            }
-            if let Some(pattern) = schema["pattern"].as_str()
+            } else if let Some(pattern) = schema["pattern"].as_str()
                 && !patterns.get(pattern).is_some_and(|regex| regex.is_match(text))
             {
                 faults.push(body(format!("should match '{pattern}'")));

@@ -1,8 +1,12 @@
 //! What the server in memory deliberately does not model, and why: exactly this is left out of the comparison.
 //!
-//! Beside it, three things are not asked for (see `plan`): the mount of an account's token, which has a generated name and is
+//! Beside it, six things are not asked for (see `plan`): the mount of an account's token, which has a generated name and is
 //! nothing to a server that runs no pods; finalizers of claims, which a controller gives back whenever it likes; and what an
-//! untyped object makes of an empty list of owners, which is seen in the store alone. Whose writes are the Kubernetes
+//! untyped object makes of an empty list of owners, or of empty labels that are applied, which is seen in the store alone, and no client
+//! of the project applies them; and how strictly a merge patch that is no
+//! object is to be read, which decides only in which words it is refused; and for a Service without any name, which
+//! is refused for its address first; and what becomes of a dependent that does not block its owner, which is deleted in the
+//! foreground and held by another finalizer: in Kubernetes' collector that is a race. Whose writes are the Kubernetes
 //! controllers' is kept out by a policy (see `ground`): of them only the collectors are modelled.
 
 use regex::Regex;

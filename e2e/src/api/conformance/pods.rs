@@ -66,10 +66,18 @@ pub fn template() -> Edits {
                 json!([{"name": "main", "image": "example.test/main:2", "resources": limits}, {"name": "side", "image": "s@sha256:0"}]),
                 json!([{"name": "main", "image": "i", "volumeMounts": [{"name": "nowhere", "mountPath": "/x"}]}]),
                 json!([{"name": "Main", "image": ""}]),
+                json!([{"name": "main", "image": "i:1"}, {"name": "main", "image": "i:2"}]),
                 json!([]),
             ],
         ),
-        ("/spec/template/spec/initContainers", vec![Value::Null, json!([{"name": "other", "image": "o"}])]),
+        (
+            "/spec/template/spec/initContainers",
+            vec![
+                Value::Null,
+                json!([{"name": "other", "image": "o"}]),
+                json!([{"name": "main", "image": "o"}, {}]),
+            ],
+        ),
         (
             "/spec/template/spec/volumes",
             vec![

@@ -8,10 +8,14 @@ use super::{
     steps::{MERGE, Step},
     watches,
 };
-use crate::{cluster::Cluster, wait::seconds};
+use crate::cluster::Cluster;
 use anyhow::{Context, Result};
 use holdfast_testkit::Server;
 use serde_json::{Value, json};
+use std::time::Duration;
+
+/// How long the real collector is waited for: one that is busy tries again later and later.
+const COLLECTED: Duration = Duration::from_secs(40);
 
 /// What became of a sequence.
 #[derive(Default)]
@@ -191,10 +195,10 @@ impl Pair {
                     self.fake_names.learn(&fake.body);
                     break;
                 }
-                if start.elapsed() > seconds(12) {
+                if start.elapsed() > COLLECTED {
                     break;
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(15)).await;
+                tokio::time::sleep(Duration::from_millis(15)).await;
             }
             if let Some(difference) = last {
                 return Ok(Some(format!(

@@ -40,7 +40,7 @@ pub(super) fn service(object: &Value, old: Option<&Value>, status: bool, found: 
         } else {
             label(name, &path("name"), found);
             if names.contains(&name) {
-                found.push(duplicate(&path("name"), &json!(name)));
+                found.push(Fault::duplicate(&path("name"), &json!(name)));
             }
             names.push(name);
         }
@@ -78,15 +78,10 @@ pub(super) fn service(object: &Value, old: Option<&Value>, status: bool, found: 
         let key = (&port["port"], &port["protocol"]);
         if seen.contains(&key) {
             let value = json!({"protocol": port["protocol"], "port": port["port"]});
-            found.push(duplicate(&format!("spec.ports[{index}]"), &value));
+            found.push(Fault::duplicate(&format!("spec.ports[{index}]"), &value));
         }
         seen.push(key);
     }
-}
-
-fn duplicate(field: &str, value: &Value) -> Fault {
-    let message = format!("Duplicate value: {value}");
-    Fault { reason: "FieldValueDuplicate", field: field.into(), message }
 }
 
 pub(super) fn slice(object: &Value, old: Option<&Value>, found: &mut Vec<Fault>) {
@@ -104,7 +99,7 @@ pub(super) fn slice(object: &Value, old: Option<&Value>, found: &mut Vec<Fault>)
             label(name, &path("name"), found);
         }
         if names.contains(&name) {
-            found.push(duplicate(&path("name"), &json!(name)));
+            found.push(Fault::duplicate(&path("name"), &json!(name)));
         }
         names.push(name);
         one_of(text(port, "protocol"), &path("protocol"), &PROTOCOLS, found);

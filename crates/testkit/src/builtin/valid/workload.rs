@@ -109,27 +109,39 @@ fn pod_spec(spec: &Value, path: &str, templates: &[Value], found: &mut Vec<Fault
     if items(spec, "containers").is_empty() {
         found.push(Fault::required(&format!("{path}.containers"), ""));
     }
-    for (index, container) in items(spec, "containers").iter().enumerate() {
-        let path = |field: &str| format!("{path}.containers[{index}].{field}");
-        let name = text(container, "name");
-        if name.is_empty() {
-            found.push(Fault::required(&path("name"), ""));
-        } else {
-            label(name, &path("name"), found);
-        }
-        if text(container, "image").is_empty() {
-            found.push(Fault::required(&path("image"), ""));
-        }
-        for (number, mount) in items(container, "volumeMounts").iter().enumerate() {
-            let volume = text(mount, "name");
-            // A StatefulSet's pods have volumes from its claim templates, too.
-            if !items(spec, "volumes").iter().any(|v| text(v, "name") == volume)
-                && !templates.iter().any(|claim| claim["metadata"]["name"] == volume)
-            {
-                let message = format!("Not found: {:?}", volume);
-                let field = path(&format!("volumeMounts[{number}].name"));
-                found.push(Fault { reason: "FieldValueNotFound", field, message });
+    // No name is taken twice, not even by containers of both lists.
+    let mut taken: Vec<&str> = Vec::new();
+    for list in ["containers", "initContainers"] {
+        for (index, container) in items(spec, list).iter().enumerate() {
+            let at = format!("{path}.{list}[{index}]");
+            let name = text(container, "name");
+            if name.is_empty() {
+                found.push(Fault::required(&format!("{at}.name"), ""));
+            } else {
+                label(name, &format!("{at}.name"), found);
+                if taken.contains(&name) {
+                    found.push(Fault::duplicate(&format!("{at}.name"), &json!(name)));
+                }
+                taken.push(name);
             }
+            if text(container, "image").is_empty() {
+                found.push(Fault::required(&format!("{at}.image"), ""));
+            }
+            mounts(container, &at, spec, templates, found);
+        }
+    }
+}
+
+/// What a container mounts must be a volume of the pod; a StatefulSet's pods have volumes from its claim templates, too.
+fn mounts(container: &Value, at: &str, spec: &Value, templates: &[Value], found: &mut Vec<Fault>) {
+    for (number, mount) in items(container, "volumeMounts").iter().enumerate() {
+        let volume = text(mount, "name");
+        if !items(spec, "volumes").iter().any(|v| text(v, "name") == volume)
+            && !templates.iter().any(|claim| claim["metadata"]["name"] == volume)
+        {
+            let message = format!("Not found: {volume:?}");
+            let field = format!("{at}.volumeMounts[{number}].name");
+            found.push(Fault { reason: "FieldValueNotFound", field, message });
         }
     }
 }
