@@ -11,7 +11,7 @@ use kube::{
     Api, Resource, ResourceExt,
     runtime::{
         WatchStreamExt,
-        reflector::{self, ObjectRef, Store},
+        reflector::{self, ObjectRef, Store, store::Writer},
         watcher::{self, Event},
     },
 };
@@ -56,78 +56,95 @@ impl Caches {
     }
 }
 
-/// Where a controller hears of changed objects.
-pub type Changes<K> = mpsc::UnboundedReceiver<Result<K, watcher::Error>>;
+/// Where a controller hears of objects to look at.
+pub type Wakes<K> = mpsc::UnboundedReceiver<ObjectRef<K>>;
+
+/// What is done about every object that appears, changes or goes.
+type Listener<K> = Box<dyn Fn(&K) + Send + Sync>;
 
 /// A watch in the making: whoever wants to hear of changes subscribes before it starts.
 pub struct Feed<K: Resource<DynamicType = ()> + Clone + 'static> {
     api: Api<K>,
     config: watcher::Config,
-    listeners: Vec<mpsc::UnboundedSender<Result<K, watcher::Error>>>,
+    lighten: fn(&mut K),
+    store: Store<K>,
+    writer: Writer<K>,
+    listeners: Vec<Listener<K>>,
 }
 
 impl<K> Feed<K>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    /// A feed of the objects that this label selector names; empty: all.
-    pub fn new(api: Api<K>, labels: &str) -> Self {
+    /// A feed of the objects that this label selector names; empty: all. `lighten` takes away what nobody reads from the cache.
+    pub fn new(api: Api<K>, labels: &str, lighten: fn(&mut K)) -> Self {
         let config = if labels.is_empty() { watching() } else { watching().labels(labels) };
-        Self { api, config, listeners: Vec::new() }
+        let (store, writer) = reflector::store::<K>();
+        Self { api, config, lighten, store, writer, listeners: Vec::new() }
     }
 
-    /// Every object that appears, changes or goes from now on. The cache has it already when the news comes.
-    pub fn subscribe(&mut self) -> Changes<K> {
+    /// The cache, which is filled once the watch has started.
+    pub fn store(&self) -> Store<K> {
+        self.store.clone()
+    }
+
+    /// What `whom` makes of every object that appears, changes or goes from now on. The cache has it already then. Only names
+    /// wait to be read: twenty thousand objects, once for each controller, would be a lot of memory.
+    pub fn wakes<T, Of>(&mut self, whom: impl Fn(&K) -> Of + Send + Sync + 'static) -> Wakes<T>
+    where
+        T: Resource<DynamicType = ()> + 'static,
+        Of: IntoIterator<Item = ObjectRef<T>>,
+    {
         let (sender, receiver) = mpsc::unbounded();
-        self.listeners.push(sender);
+        self.listeners.push(Box::new(move |object| {
+            for reference in whom(object) {
+                // A listener that is gone belongs to a controller that has ended.
+                let _ = sender.unbounded_send(reference);
+            }
+        }));
         receiver
     }
 
     /// Begins to watch, as long as the process lives.
-    pub fn start(self, process: &Process, name: &'static str) -> Store<K> {
-        let Self { api, config, listeners } = self;
-        let (store, writer) = reflector::store::<K>();
-        let (metrics, known) = (Arc::clone(&process.metrics), store.clone());
-        metrics.introduce(name);
-        // While a list is read in, its objects are held back: a reconcile now would still see the old cache.
-        let mut listed: Vec<K> = Vec::new();
+    pub fn start(self, process: &Process, name: &'static str) {
+        let Self { api, config, lighten, store, writer, listeners } = self;
+        let told = process.clone();
+        process.metrics.introduce(name);
         let events = watcher::watcher(api, config)
             .default_backoff()
-            .modify(|object| object.managed_fields_mut().clear())
+            .modify(move |object| {
+                object.managed_fields_mut().clear();
+                lighten(object);
+            })
             .reflect(writer);
         let mut before: Vec<Arc<K>> = Vec::new();
         let pump = async move {
             events
                 .for_each(|event| {
-                    let tell = |object: &K| {
-                        for listener in &listeners {
-                            // A listener that is gone belongs to a controller that has ended.
-                            let _ = listener.unbounded_send(Ok(object.clone()));
-                        }
-                    };
+                    let tell = |object: &K| listeners.iter().for_each(|listener| listener(object));
                     match event {
-                        Ok(Event::Init) => {
-                            listed.clear();
-                            before = known.state();
-                        }
-                        Ok(Event::InitApply(object)) => listed.push(object),
+                        Ok(Event::Init) => before = store.state(),
+                        // While a list is read in, nobody is told: a reconcile now would still see the old cache.
+                        Ok(Event::InitApply(_)) => {}
                         Ok(Event::InitDone) => {
-                            let present: HashSet<_> = listed.iter().filter_map(ResourceExt::uid).collect();
-                            listed.iter().for_each(tell);
+                            let now = store.state();
+                            now.iter().for_each(|object| tell(object));
                             // Those that went while nobody watched are news, too.
-                            before
-                                .iter()
-                                .filter(|o| o.uid().is_none_or(|uid| !present.contains(&uid)))
-                                .for_each(|o| tell(o));
-                            listed.clear();
-                            before.clear();
+                            if !before.is_empty() {
+                                let present: HashSet<_> = now.iter().filter_map(|o| o.uid()).collect();
+                                before
+                                    .iter()
+                                    .filter(|o| o.uid().is_none_or(|uid| !present.contains(&uid)))
+                                    .for_each(|object| tell(object));
+                            }
+                            before = Vec::new();
                         }
                         Ok(Event::Apply(object) | Event::Delete(object)) => tell(&object),
                         Err(error) if expired(&error) => {
                             tracing::debug!(watch = name, "a watch was too old and is begun again");
                         }
                         Err(error) => {
-                            metrics.watch_failed(name);
+                            told.watch_failed(name);
                             tracing::warn!(
                                 watch = name,
                                 error = %error,
@@ -140,7 +157,6 @@ where
                 .await;
         };
         process.background(name, pump);
-        store
     }
 }
 

@@ -17,12 +17,17 @@ pub mod store;
 mod finalizers;
 mod watches;
 
-use cache::{Caches, Feed};
+use cache::{Caches, Feed, Wakes};
 use context::Context;
 use holdfast_core::{Backup, BackupSchedule, BackupStore, Database, names};
 use holdfast_runtime::operator::{Process, drive};
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
-use kube::runtime::Controller;
+use kube::{
+    Resource,
+    runtime::{Controller, reflector::Store, watcher},
+};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
 use std::sync::Arc;
 
 /// The operator's name.
@@ -34,40 +39,48 @@ pub const CRDS: &[&str] =
 /// Runs the controllers until the process is told to end; workers run `agent_image`. Returns early, which ends the
 /// process, if metrics cannot be registered.
 pub async fn run(process: Process, agent_image: String) {
-    let mut stores = Feed::<BackupStore>::new(process.api(), "");
-    let mut backups = Feed::<Backup>::new(process.api(), "");
-    let mut schedules = Feed::<BackupSchedule>::new(process.api(), "");
-    let mut databases = Feed::<Database>::new(process.api(), "");
-    let mut jobs = Feed::<Job>::new(process.api(), jobs::LABEL_PURPOSE);
+    let mut stores = Feed::<BackupStore>::new(process.api(), "", |_| {});
+    let mut backups = Feed::<Backup>::new(process.api(), "", backup::lighten);
+    let mut schedules = Feed::<BackupSchedule>::new(process.api(), "", |_| {});
+    let mut databases = Feed::<Database>::new(process.api(), "", |_| {});
+    let mut jobs = Feed::<Job>::new(process.api(), jobs::LABEL_PURPOSE, |_| {});
     // Primaries renew their Leases every few seconds; those carry a data set, operation Leases do not.
     let operations = format!("{},!{}", names::LABEL_DATABASE, names::LABEL_DATA_SET);
-    let mut leases = Feed::<Lease>::new(process.api(), &operations);
-
-    let for_stores = (stores.subscribe(), jobs.subscribe());
-    let for_backups = (
-        backups.subscribe(),
-        jobs.subscribe(),
-        databases.subscribe(),
-        stores.subscribe(),
-        leases.subscribe(),
-    );
-    let for_schedules = (
-        schedules.subscribe(),
-        jobs.subscribe(),
-        backups.subscribe(),
-        databases.subscribe(),
-        stores.subscribe(),
-    );
-    let for_windows = (databases.subscribe(), backups.subscribe());
-
+    let mut leases = Feed::<Lease>::new(process.api(), &operations, |_| {});
     let caches = Caches {
-        stores: stores.start(&process, "backupstores"),
-        backups: backups.start(&process, "backups"),
-        schedules: schedules.start(&process, "backupschedules"),
-        databases: databases.start(&process, "databases"),
-        jobs: jobs.start(&process, "jobs"),
-        leases: leases.start(&process, "leases"),
+        stores: stores.store(),
+        backups: backups.store(),
+        schedules: schedules.store(),
+        databases: databases.store(),
+        jobs: jobs.store(),
+        leases: leases.store(),
     };
+
+    let for_stores = [stores.wakes(watches::itself), jobs.wakes(watches::owners)];
+    let all = &caches.backups;
+    let for_backups = [
+        backups.wakes(watches::itself),
+        jobs.wakes(watches::owners),
+        databases.wakes(watches::backups_of_database(all.clone())),
+        stores.wakes(watches::backups_beside(all.clone())),
+        leases.wakes(watches::backups_of_lease(all.clone())),
+    ];
+    let all = &caches.schedules;
+    let for_schedules = [
+        schedules.wakes(watches::itself),
+        jobs.wakes(watches::owners),
+        backups.wakes(watches::schedules_of_backup(all.clone())),
+        databases.wakes(watches::schedules_of_database(all.clone())),
+        stores.wakes(watches::schedules_beside(all.clone())),
+    ];
+    let for_windows = [databases.wakes(watches::itself), backups.wakes(watches::database_of)];
+
+    stores.start(&process, "backupstores");
+    backups.start(&process, "backups");
+    schedules.start(&process, "backupschedules");
+    databases.start(&process, "databases");
+    jobs.start(&process, "jobs");
+    leases.start(&process, "leases");
     let registry = &process.metrics.registry;
     let results = metrics::Schedules::register(registry, caches.schedules.clone(), process.clock())
         .and_then(|()| metrics::Results::new(registry));
@@ -91,31 +104,24 @@ pub async fn run(process: Process, agent_image: String) {
         clock: process.clock(),
     });
 
-    let (own, jobs) = for_stores;
-    let controller = Controller::for_stream(own, caches.stores.clone()).owns_stream(jobs);
+    let controller = controller(caches.stores.clone(), for_stores);
     let of_stores = drive(controller, "backupstore", &process, Arc::clone(&ctx), store::reconcile);
-
-    let (own, jobs, databases, stores, leases) = for_backups;
-    let controller = Controller::for_stream(own, caches.backups.clone())
-        .owns_stream(jobs)
-        .watches_stream(databases, watches::backups_of_database(caches.backups.clone()))
-        .watches_stream(stores, watches::backups_beside(caches.backups.clone()))
-        .watches_stream(leases, watches::backups_of_lease(caches.backups.clone()));
+    let controller = self::controller(caches.backups.clone(), for_backups);
     let of_backups = drive(controller, "backup", &process, Arc::clone(&ctx), backup::reconcile);
-
-    let (own, jobs, backups, databases, stores) = for_schedules;
-    let controller = Controller::for_stream(own, caches.schedules.clone())
-        .owns_stream(jobs)
-        .watches_stream(backups, watches::schedules_of_backup(caches.schedules.clone()))
-        .watches_stream(databases, watches::schedules_of_database(caches.schedules.clone()))
-        .watches_stream(stores, watches::schedules_beside(caches.schedules.clone()));
+    let controller = self::controller(caches.schedules.clone(), for_schedules);
     let of_schedules = drive(controller, "backupschedule", &process, Arc::clone(&ctx), schedule::reconcile);
-
-    let (own, backups) = for_windows;
     let windows = Arc::new(recoverable::Windows::new(Arc::clone(&ctx)));
-    let controller =
-        Controller::for_stream(own, caches.databases.clone()).watches_stream(backups, watches::database_of);
+    let controller = self::controller(caches.databases.clone(), for_windows);
     let of_windows = drive(controller, "recoverable", &process, windows, recoverable::reconcile);
 
     tokio::join!(of_stores, of_backups, of_schedules, of_windows);
+}
+
+/// A controller that hears only names: the objects are in the cache.
+fn controller<K, const N: usize>(cache: Store<K>, wakes: [Wakes<K>; N]) -> Controller<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let own = futures::stream::pending::<Result<K, watcher::Error>>();
+    Controller::for_stream(own, cache).reconcile_on(futures::stream::select_all(wakes))
 }

@@ -3,7 +3,7 @@
 
 use crate::{backup::is_final, cache};
 use holdfast_core::{Backup, BackupSchedule, BackupStore, Database, names};
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
 use kube::{
     Resource, ResourceExt,
     runtime::reflector::{ObjectRef, Store},
@@ -17,24 +17,36 @@ where
     found.iter().map(|o| ObjectRef::from_obj(o.as_ref())).collect()
 }
 
+/// The object itself.
+pub fn itself<K: Resource<DynamicType = ()>>(object: &K) -> Option<ObjectRef<K>> {
+    Some(ObjectRef::from_obj(object))
+}
+
+/// A Job changed: the objects of a kind that own it.
+pub fn owners<K: Resource<DynamicType = ()>>(job: &Job) -> Vec<ObjectRef<K>> {
+    let namespace = job.namespace();
+    let of = |owner| ObjectRef::from_owner_ref(namespace.as_deref(), owner, ());
+    job.owner_references().iter().filter_map(of).collect()
+}
+
 /// A Database changed: its Backups that are not over.
-pub fn backups_of_database(all: Store<Backup>) -> impl Fn(Database) -> Vec<ObjectRef<Backup>> {
-    move |database| {
+pub fn backups_of_database(all: Store<Backup>) -> impl Fn(&Database) -> Vec<ObjectRef<Backup>> {
+    move |database: &Database| {
         let name = database.name_any();
         references(&all, database.namespace(), |b| b.spec.database_ref.name == name && !is_final(b))
     }
 }
 
 /// A store changed: the Backups beside it that are not over, or are being deleted. Whose store it is depends on more.
-pub fn backups_beside(all: Store<Backup>) -> impl Fn(BackupStore) -> Vec<ObjectRef<Backup>> {
-    move |store| {
+pub fn backups_beside(all: Store<Backup>) -> impl Fn(&BackupStore) -> Vec<ObjectRef<Backup>> {
+    move |store: &BackupStore| {
         references(&all, store.namespace(), |b| !is_final(b) || b.metadata.deletion_timestamp.is_some())
     }
 }
 
 /// An operation began or ended: the Backups of its database. One that is over may still have to let go of it.
-pub fn backups_of_lease(all: Store<Backup>) -> impl Fn(Lease) -> Vec<ObjectRef<Backup>> {
-    move |lease| {
+pub fn backups_of_lease(all: Store<Backup>) -> impl Fn(&Lease) -> Vec<ObjectRef<Backup>> {
+    move |lease: &Lease| {
         let Some(name) = lease.labels().get(names::LABEL_DATABASE).cloned() else { return Vec::new() };
         if lease.name_any() != names::lease_operation(&name) {
             return Vec::new();
@@ -48,8 +60,8 @@ pub fn backups_of_lease(all: Store<Backup>) -> impl Fn(Lease) -> Vec<ObjectRef<B
 }
 
 /// A Backup changed: all schedules of its Database, because they do not run two at once.
-pub fn schedules_of_backup(all: Store<BackupSchedule>) -> impl Fn(Backup) -> Vec<ObjectRef<BackupSchedule>> {
-    move |backup| {
+pub fn schedules_of_backup(all: Store<BackupSchedule>) -> impl Fn(&Backup) -> Vec<ObjectRef<BackupSchedule>> {
+    move |backup: &Backup| {
         let name = backup.spec.database_ref.name.clone();
         references(&all, backup.namespace(), |s| s.spec.database_ref.name == name)
     }
@@ -58,8 +70,8 @@ pub fn schedules_of_backup(all: Store<BackupSchedule>) -> impl Fn(Backup) -> Vec
 /// A Database changed: its schedules.
 pub fn schedules_of_database(
     all: Store<BackupSchedule>,
-) -> impl Fn(Database) -> Vec<ObjectRef<BackupSchedule>> {
-    move |database| {
+) -> impl Fn(&Database) -> Vec<ObjectRef<BackupSchedule>> {
+    move |database: &Database| {
         let name = database.name_any();
         references(&all, database.namespace(), |s| s.spec.database_ref.name == name)
     }
@@ -68,12 +80,12 @@ pub fn schedules_of_database(
 /// A store changed: the schedules beside it.
 pub fn schedules_beside(
     all: Store<BackupSchedule>,
-) -> impl Fn(BackupStore) -> Vec<ObjectRef<BackupSchedule>> {
-    move |store| references(&all, store.namespace(), |_| true)
+) -> impl Fn(&BackupStore) -> Vec<ObjectRef<BackupSchedule>> {
+    move |store: &BackupStore| references(&all, store.namespace(), |_| true)
 }
 
 /// A Backup changed: its Database's window may have moved.
-pub fn database_of(backup: Backup) -> Option<ObjectRef<Database>> {
+pub fn database_of(backup: &Backup) -> Option<ObjectRef<Database>> {
     let namespace = backup.namespace()?;
     Some(ObjectRef::new(&backup.spec.database_ref.name).within(&namespace))
 }

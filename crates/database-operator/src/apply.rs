@@ -162,7 +162,15 @@ pub async fn apply(
             Err(error) => sizes = sizes.and(Err(error)),
         }
     }
-    let all_services = futures::future::join_all(services.into_iter().map(|service| writer.child(service)));
+    // One after the other: the API server hands out ClusterIPs one at a time, and goes on with requests that nobody waits for any
+    // more, so a crowd of them would only time out.
+    let all_services = async {
+        let mut written = Vec::new();
+        for service in services {
+            written.push(writer.child(service).await);
+        }
+        written
+    };
     let made = async {
         match (secrets, valid) {
             (Some(superuser), Some(db)) => writer.secrets(db, superuser, now).await.map(|()| true),

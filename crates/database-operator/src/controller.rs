@@ -4,6 +4,7 @@ use crate::{
     apply::{self, Applied, ApplyError, CloneNews},
     metrics::Metrics,
     observe::{self, Caches, ObserveError, Observed},
+    packed::{Kept, Packed},
     plan::{self, Facts, Finalizer, clones, growth, growth::Refusal, trouble},
     status,
     validate::{Settings, validate},
@@ -121,7 +122,7 @@ pub async fn run(process: Process, settings: Settings) {
         stores: stores.clone(),
     };
     let users = databases.clone();
-    let watch = Watch { what: "BackupStores", triggers, essence: |_| None };
+    let watch = Watch { what: "BackupStores", triggers, essence: |_| None, process: process.clone() };
     let stream = watch_into(process.api::<BackupStore>(), operator::watching(), stores_writer);
     process.background("watch of BackupStores", watch.run(stream, move |store| users_of(&users, store)));
 
@@ -191,29 +192,23 @@ fn child<K>(
     process: &Process,
     what: &'static str,
     triggers: &UnboundedSender<ObjectRef<Database>>,
-    essence: fn(&K) -> Option<u64>,
-) -> Store<K>
+    essence: fn(&Packed<K>) -> Option<u64>,
+) -> Store<Packed<K>>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + Debug
-        + Send
-        + Sync
-        + 'static,
+    K: Kept + Resource<Scope = NamespaceResourceScope> + Debug + Send + Sync + 'static,
 {
     let (store, writer) = reflector::store();
-    let config = operator::watching().labels(names::LABEL_DATABASE);
-    let watch = Watch { what, triggers: triggers.clone(), essence };
-    let stream = watch_into(process.api::<K>(), config, writer);
+    // Small pages: a page is in memory twice while it is read.
+    let config = operator::watching().labels(names::LABEL_DATABASE).page_size(100);
+    let watch = Watch { what, triggers: triggers.clone(), essence, process: process.clone() };
+    let stream = watch_into(process.api::<Packed<K>>(), config, writer);
     process.background(what, watch.run(stream, |object| database_of(object).into_iter().collect()));
     store
 }
 
 /// The Database that an object's label names.
-fn database_of<K: ResourceExt>(object: &K) -> Option<ObjectRef<Database>> {
-    let name = object.labels().get(names::LABEL_DATABASE)?;
-    Some(ObjectRef::new(name).within(&object.namespace()?))
+fn database_of<K: Kept>(object: &Packed<K>) -> Option<ObjectRef<Database>> {
+    Some(ObjectRef::new(object.database()?).within(object.meta().namespace.as_deref()?))
 }
 
 /// The Databases that archive to a store.
@@ -227,7 +222,8 @@ fn users_of(databases: &Store<Database>, store: &BackupStore) -> Vec<ObjectRef<D
 }
 
 /// What matters of a Lease: a primary renews its own every other second, which must wake nobody.
-fn essence(lease: &Lease) -> Option<u64> {
+fn essence(lease: &Packed<Lease>) -> Option<u64> {
+    let lease = lease.unpack()?;
     let spec = lease.spec.as_ref();
     let mut hasher = DefaultHasher::new();
     (
@@ -250,6 +246,7 @@ struct Watch<K> {
     triggers: UnboundedSender<ObjectRef<Database>>,
     /// A change that leaves this as it is wakes nobody; `None`: every change counts.
     essence: fn(&K) -> Option<u64>,
+    process: Process,
 }
 
 type Key = (Option<String>, String);
@@ -294,6 +291,7 @@ where
                     tracing::debug!(what = self.what, "a watch was too old and is begun again");
                 }
                 Err(error) => {
+                    self.process.watch_failed(self.what);
                     tracing::warn!(
                         what = self.what,
                         error = %error,

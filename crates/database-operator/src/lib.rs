@@ -8,6 +8,7 @@ pub mod apply;
 pub mod controller;
 pub mod metrics;
 pub mod observe;
+pub mod packed;
 pub mod plan;
 pub mod status;
 pub mod validate;

@@ -5,7 +5,10 @@ pub mod events;
 
 pub use events::{Counts, Question, Words, words};
 
-use crate::plan::growth::Refusal;
+use crate::{
+    packed::{Kept, Packed},
+    plan::growth::Refusal,
+};
 use holdfast_core::{BackupStore, Database, names, report::InstanceReport};
 use holdfast_runtime::apply::bounded;
 use k8s_openapi::{
@@ -50,27 +53,27 @@ pub struct Caches {
     /// BackupStores.
     pub stores: Store<BackupStore>,
     /// StatefulSets.
-    pub stateful_sets: Store<StatefulSet>,
+    pub stateful_sets: Store<Packed<StatefulSet>>,
     /// Pods: instances and workers.
-    pub pods: Store<Pod>,
+    pub pods: Store<Packed<Pod>>,
     /// Volumes.
-    pub claims: Store<PersistentVolumeClaim>,
+    pub claims: Store<Packed<PersistentVolumeClaim>>,
     /// Leases.
-    pub leases: Store<Lease>,
+    pub leases: Store<Packed<Lease>>,
     /// ConfigMaps.
-    pub config_maps: Store<ConfigMap>,
+    pub config_maps: Store<Packed<ConfigMap>>,
     /// Services.
-    pub services: Store<Service>,
+    pub services: Store<Packed<Service>>,
     /// EndpointSlices of the primaries.
-    pub endpoint_slices: Store<EndpointSlice>,
+    pub endpoint_slices: Store<Packed<EndpointSlice>>,
     /// PodDisruptionBudgets.
-    pub budgets: Store<PodDisruptionBudget>,
+    pub budgets: Store<Packed<PodDisruptionBudget>>,
     /// ServiceAccounts.
-    pub service_accounts: Store<ServiceAccount>,
+    pub service_accounts: Store<Packed<ServiceAccount>>,
     /// Roles.
-    pub roles: Store<Role>,
+    pub roles: Store<Packed<Role>>,
     /// RoleBindings.
-    pub role_bindings: Store<RoleBinding>,
+    pub role_bindings: Store<Packed<RoleBinding>>,
 }
 
 /// A pod of the StatefulSet.
@@ -233,22 +236,22 @@ impl Observed {
     }
 }
 
-fn one<K>(store: &Store<K>, namespace: &str, name: &str) -> Option<Arc<K>>
+fn one<K>(store: &Store<Packed<K>>, namespace: &str, name: &str) -> Option<Arc<K>>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + 'static,
+    K: Kept + Resource<Scope = NamespaceResourceScope> + 'static,
 {
-    store.get(&ObjectRef::new(name).within(namespace))
+    store.get(&ObjectRef::new(name).within(namespace))?.unpack().map(Arc::new)
 }
 
-fn labelled<K>(store: &Store<K>, namespace: &str, database: &str) -> Vec<Arc<K>>
+fn labelled<K>(store: &Store<Packed<K>>, namespace: &str, database: &str) -> Vec<Arc<K>>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + 'static,
+    K: Kept + Resource<Scope = NamespaceResourceScope> + 'static,
 {
-    let mut found = store.state_filter(|object| {
-        object.meta().namespace.as_deref() == Some(namespace)
-            && object.meta().labels.as_ref().and_then(|l| l.get(names::LABEL_DATABASE)).map(String::as_str)
-                == Some(database)
-    });
+    let ours = |object: &Packed<K>| {
+        object.database() == Some(database) && object.meta().namespace.as_deref() == Some(namespace)
+    };
+    let mut found: Vec<Arc<K>> =
+        store.state_filter(ours).iter().filter_map(|object| object.unpack()).map(Arc::new).collect();
     found.sort_by_key(|object| object.name_any());
     found
 }
@@ -259,7 +262,8 @@ pub fn cached(caches: &Caches, database: Arc<Database>) -> Observed {
     let namespace = database.namespace().unwrap_or_default();
     let store_name = database.spec.archive.as_ref().map(|a| a.store_ref.name.clone());
     let mut observed = Observed::alone(Arc::clone(&database));
-    observed.store = store_name.and_then(|store| one(&caches.stores, &namespace, &store));
+    observed.store =
+        store_name.and_then(|store| caches.stores.get(&ObjectRef::new(&store).within(&namespace)));
     observed.stateful_set = one(&caches.stateful_sets, &namespace, &name);
     observed.take_pods(labelled(&caches.pods, &namespace, &name));
     observed.claims = labelled(&caches.claims, &namespace, &name);

@@ -122,7 +122,7 @@ pub(crate) async fn drive<K, C, E, F, Fut>(
                     tracing::debug!(controller = name, "a watch was too old and is begun again");
                 }
                 Err(Error::QueueError(error)) => {
-                    metrics.watch_failed(name);
+                    process.watch_failed(name);
                     tracing::warn!(
                         controller = name,
                         error = telemetry::chain(&error),

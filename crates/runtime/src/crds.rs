@@ -4,18 +4,19 @@ use crate::{apply, health::Health, metrics::Metrics, telemetry};
 use holdfast_core::crd::{GROUP, VERSION};
 use kube::Client;
 use std::{sync::Arc, time::Duration};
+use tokio::sync::Notify;
 
 /// How often to look while something is missing.
 const IMPATIENT: Duration = Duration::from_secs(3);
-/// How often to look while nothing is.
-const CALM: Duration = Duration::from_secs(60);
 
-/// Looks for ever, and keeps health, gauge and log up to date. Never returns.
+/// Looks for ever, and keeps health, gauge and log up to date. Never returns. While nothing is missing it looks again only after a
+/// watch has failed (`doubts`): the watches of a CRD that is removed do.
 pub async fn watch(
     client: Client,
     wanted: &'static [&'static str],
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    doubts: Arc<Notify>,
 ) {
     let mut before: Option<Vec<String>> = None;
     loop {
@@ -40,8 +41,10 @@ pub async fn watch(
                 "cannot ask the API server which kinds it serves"
             ),
         }
-        let pause = if before.as_ref().is_some_and(Vec::is_empty) { CALM } else { IMPATIENT };
-        tokio::time::sleep(pause).await;
+        if before.as_ref().is_some_and(Vec::is_empty) {
+            doubts.notified().await;
+        }
+        tokio::time::sleep(IMPATIENT).await;
     }
 }
 

@@ -25,7 +25,7 @@ use std::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
 };
 
@@ -55,6 +55,7 @@ pub struct Process {
     stop: watch::Receiver<bool>,
     failed: mpsc::UnboundedSender<String>,
     tasks: Arc<Mutex<JoinSet<()>>>,
+    doubts: Arc<Notify>,
 }
 
 /// Where a process reads the time of day.
@@ -113,6 +114,7 @@ impl Process {
             stop: stopping,
             failed,
             tasks: Arc::clone(&tasks),
+            doubts: Arc::default(),
         };
         Ok((process, Life { stop, failures, tasks }))
     }
@@ -155,6 +157,12 @@ impl Process {
             task.await;
             process.ended(&format!("background task {name}"));
         });
+    }
+
+    /// Counts a failed watch, and has it looked at whether the CRDs are still there.
+    pub fn watch_failed(&self, controller: &str) {
+        self.metrics.watch_failed(controller);
+        self.doubts.notify_one();
     }
 
     /// Says that something which must run until the end has ended.
@@ -220,7 +228,13 @@ where
     process.background("http server", health::serve(listener, Arc::clone(&health), Arc::clone(&metrics)));
     process.background(
         "crd check",
-        crds::watch(client.clone(), setup.crds, Arc::clone(&health), Arc::clone(&metrics)),
+        crds::watch(
+            client.clone(),
+            setup.crds,
+            Arc::clone(&health),
+            Arc::clone(&metrics),
+            Arc::clone(&process.doubts),
+        ),
     );
 
     let mut told = pin!(async {

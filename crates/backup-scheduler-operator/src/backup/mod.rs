@@ -45,6 +45,34 @@ pub fn succeeded(backup: &Backup) -> bool {
     backup.status.as_ref().is_some_and(|s| conditions::is_true(&s.conditions, types::SUCCEEDED))
 }
 
+/// Takes away what nobody reads from the cache of Backups that are over, which may be tens of thousands. Whoever writes reads
+/// them from the API again.
+pub fn lighten(backup: &mut Backup) {
+    if !is_final(backup) || backup.metadata.deletion_timestamp.is_some() {
+        return;
+    }
+    backup.metadata.annotations = None;
+    backup.metadata.owner_references = None;
+    if let Some(labels) = &mut backup.metadata.labels {
+        labels.retain(|name, _| name == holdfast_core::names::LABEL_SCHEDULE);
+    }
+    let Some(status) = &mut backup.status else { return };
+    status.conditions.retain(|c| c.type_ == types::SUCCEEDED);
+    for condition in &mut status.conditions {
+        condition.message = String::new();
+    }
+    status.conditions.shrink_to_fit();
+    status.backup_location = None;
+    status.phase = None;
+    status.start_time = None;
+    if let Some(facts) = &mut status.postgresql {
+        *facts = holdfast_core::crd::backup::PostgresqlBackup {
+            system_identifier: std::mem::take(&mut facts.system_identifier),
+            ..Default::default()
+        };
+    }
+}
+
 /// Brings one Backup a step further. Asks the API server for nothing while there is nothing to do.
 pub async fn reconcile(backup: Arc<Backup>, ctx: Arc<Context>) -> Result<Action, Error> {
     let now = ctx.now();

@@ -1,7 +1,7 @@
 //! Reads a BackupSchedule, its Database, Backups, store and retention's Jobs. Writes nothing.
 
 use crate::{
-    cache,
+    backup, cache,
     context::Context,
     jobs::{self, RETENTION, Seen},
     schedule::retention,
@@ -76,18 +76,21 @@ pub async fn live(
         return Ok(None);
     }
     let name = schedule.spec.database_ref.name.clone();
-    let mut backups = list::<Backup>(ctx, &namespace, ListParams::default(), "list Backups").await?;
-    backups.retain(|b| b.spec.database_ref.name == name);
-    let mut peers =
-        list::<BackupSchedule>(ctx, &namespace, ListParams::default(), "list BackupSchedules").await?;
-    peers.retain(|s| s.spec.database_ref.name == name);
+    let everything = ListParams::default();
+    let ours = |b: &mut Backup| {
+        backup::lighten(b);
+        b.spec.database_ref.name == name
+    };
+    let backups = list::<Backup>(ctx, &namespace, everything.clone(), "list Backups", ours).await?;
+    let ours = |s: &mut BackupSchedule| s.spec.database_ref.name == name;
+    let peers = list::<BackupSchedule>(ctx, &namespace, everything, "list BackupSchedules", ours).await?;
     let ours = ListParams::default().labels(&jobs::selector(RETENTION, &uid));
     let mut observed = Observed {
         database: get::<Database>(ctx, &namespace, &name, "get the Database").await?,
         backups,
         peers,
         store: None,
-        jobs: list::<Job>(ctx, &namespace, ours, "list retention's Jobs").await?,
+        jobs: list::<Job>(ctx, &namespace, ours, "list retention's Jobs", |_| true).await?,
         seen: None,
         schedule,
     };
@@ -121,15 +124,30 @@ where
     Ok(found.map_err(|source| Error { what, source })?.map(Arc::new))
 }
 
+/// The objects that fit, a page at a time: a namespace may hold thousands of Backups, and many schedules look at once.
 async fn list<K>(
     ctx: &Context,
     namespace: &str,
-    params: ListParams,
+    mut params: ListParams,
     what: &'static str,
+    mut fits: impl FnMut(&mut K) -> bool,
 ) -> Result<Vec<Arc<K>>, Error>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
-    let found = bounded(ctx.api::<K>(namespace).list(&params)).await;
-    Ok(found.map_err(|source| Error { what, source })?.items.into_iter().map(Arc::new).collect())
+    let api = ctx.api::<K>(namespace);
+    let mut found = Vec::new();
+    params.limit = Some(100);
+    loop {
+        let page = bounded(api.list(&params)).await.map_err(|source| Error { what, source })?;
+        for mut object in page.items {
+            if fits(&mut object) {
+                found.push(Arc::new(object));
+            }
+        }
+        params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+        if params.continue_token.is_none() {
+            return Ok(found);
+        }
+    }
 }
