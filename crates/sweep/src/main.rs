@@ -25,7 +25,7 @@ const HELP: &str = "The operators, killed at every write in every way, on an in-
   sweep --sample N            of each other family but crash, at most so many plans a workload; 0: all (2)
   sweep --seed N              draws other pairs and other uids (1)
   sweep --plan 'PLAN'         one plan alone, as a failure prints it; with its writes
-  sweep --seeded              seeds programming faults; each must be caught
+  sweep --seeded              seeds programming faults, each of which must be caught; --only: those in these workloads
   sweep hostile --help        specs that are wrong in every way
   sweep --list                the workloads, with the writes of their calm runs";
 
@@ -153,7 +153,8 @@ fn alone(plan: &Plan, seed: u64) -> ExitCode {
 
 /// Programming faults, each of which must be caught.
 fn seeded(options: &Options) -> ExitCode {
-    let bugs = seeded::all();
+    let mut bugs = seeded::all();
+    bugs.retain(|bug| options.only.is_empty() || options.only.iter().any(|name| name == bug.workload));
     let mut names: Vec<&str> = bugs.iter().map(|bug| bug.workload).collect();
     names.sort_unstable();
     names.dedup();

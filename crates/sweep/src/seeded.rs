@@ -42,7 +42,7 @@ pub enum Verdict {
 
 /// All bugs.
 pub fn all() -> Vec<Bug> {
-    use Family::{Crash, Stale};
+    use Family::{Crash, Stale, Watch};
     use Operator::{Backups, Database, Restores};
     let on = |resource: &str, verb: &str| On::resource(resource).verb(verb);
     let bug = |name, operator, tamper, workload, families| Bug {
@@ -65,21 +65,32 @@ pub fn all() -> Vec<Bug> {
             "delete-database-with-data",
             &[Crash],
         ),
+        // Not volumes: their names are made from a uid and never come again.
         bug(
-            "volumes are deleted by name, whoever bears it now",
+            "pods are deleted by name, whoever bears it now",
             Database,
-            Tamper::WithoutPreconditions(on("persistentvolumeclaims", "delete")),
-            "recreate-database-with-data",
-            &[Stale],
+            Tamper::WithoutPreconditions(on("pods", "delete")),
+            "roll",
+            &[Watch, Stale],
         ),
         bug(
-            "the run is written down before its Backup is made",
+            "a worker is written down before it is made",
             Backups,
             Tamper::Swapped {
-                first: on("backups.holdfast.dev", "create"),
-                second: on("backupschedules.holdfast.dev", "patch").subresource("status"),
+                first: on("jobs.batch", "create"),
+                second: on("backups.holdfast.dev", "patch").subresource("status"),
             },
-            "schedule",
+            "backup",
+            &[Crash],
+        ),
+        bug(
+            "a worker is deleted before its result is written down",
+            Backups,
+            Tamper::Swapped {
+                first: on("backups.holdfast.dev", "patch").subresource("status"),
+                second: on("jobs.batch", "delete"),
+            },
+            "backup",
             &[Crash],
         ),
         bug(
@@ -87,7 +98,7 @@ pub fn all() -> Vec<Bug> {
             Backups,
             Tamper::OwnNames(on("jobs.batch", "create")),
             "backup",
-            &[Crash],
+            &[Watch, Crash],
         ),
         bug(
             "a Backup is made without its finalizer",
@@ -100,7 +111,7 @@ pub fn all() -> Vec<Bug> {
             "workers have no owner",
             Backups,
             Tamper::WithoutOwner(on("jobs.batch", "create")),
-            "delete-backup-running",
+            "delete-store-probing",
             &[Crash],
         ),
         bug(

@@ -20,7 +20,7 @@ use std::{
 /// The argument that makes this program such a process.
 pub const ARGUMENT: &str = "--slice";
 /// One plan may take so long on the real clock.
-const HANGS: Duration = Duration::from_secs(120);
+const HANGS: Duration = Duration::from_secs(60);
 /// Plans a process. Each pays once for the calm run.
 const PLANS: usize = 32;
 
@@ -123,9 +123,14 @@ pub fn run(slice: &Slice, done: &mut dyn FnMut(Plan, Ending) -> ControlFlow<()>)
                             return;
                         }
                     }
+                    // Runs may differ by a write or two that say the same as another: a plan whose write never came was calm.
                     Ok(Said::Calm(ending)) => {
-                        let _ = told(&mut waiting, slice.calm_plan().to_string(), *ending);
-                        break "never begun: the calm run had ended before".into();
+                        for plan in waiting.clone() {
+                            if told(&mut waiting, plan, (*ending).clone()).is_break() {
+                                break;
+                            }
+                        }
+                        break String::new();
                     }
                     Err(mpsc::RecvTimeoutError::Timeout) => {
                         break format!("'{current}' never ends: a loop without a pause");

@@ -9,7 +9,7 @@ use crate::{
     store::{Key, Objects},
 };
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 /// How far a client sees: an API server whose cache lags shows older states.
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,7 +77,7 @@ impl State {
         let key =
             Key { kind: self.home(index), namespace: target.namespace.clone(), name: target.name.clone() };
         match self.store.get(&key) {
-            Some(object) => Ok(self.shown(index, object)),
+            Some(object) => Ok(self.shown(index, object).into_owned()),
             None => Err(Refusal::not_found(&self.kinds[index], &target.name)),
         }
     }
@@ -91,7 +91,10 @@ impl State {
         selector: &Selector,
     ) -> Vec<Value> {
         let here = objects.iter().filter(|((there, _), _)| namespace.is_empty() || there == namespace);
-        here.map(|(_, object)| self.shown(index, object)).filter(|o| selector.matches(o)).collect()
+        here.map(|(_, object)| self.shown(index, object))
+            .filter(|o| selector.matches(o))
+            .map(Cow::into_owned)
+            .collect()
     }
 
     /// A list.
@@ -166,7 +169,7 @@ impl State {
         while let Some(object) = rest.next_if(|_| !limited || items.len() < limit) {
             let object = self.shown(index, object);
             if selector.matches(&object) {
-                items.push(object);
+                items.push(object.into_owned());
             }
         }
         let mut list_meta = json!({ "resourceVersion": at.to_string() });

@@ -23,7 +23,7 @@ const WATCH: Duration = Duration::from_secs(1800);
 
 /// A JSON answer.
 fn answer(code: u16, body: &Value) -> Response<Answer> {
-    let bytes = Bytes::from(body.to_string());
+    let bytes = Bytes::from(serde_json::to_vec(body).unwrap_or_default());
     respond(code, "application/json", Full::new(bytes).map_err(|never| match never {}).boxed_unsync())
 }
 
@@ -130,8 +130,11 @@ pub(crate) fn serve(
         Err(refusal) => refused(&refusal),
         Ok(written) => {
             let is_object = written.object["kind"] == state.kinds[state.home(index)].kind.as_str();
-            let mut object =
-                if is_object { state.shown(index, &written.object) } else { Value::clone(&written.object) };
+            let mut object = if is_object {
+                state.shown(index, &written.object).into_owned()
+            } else {
+                Value::clone(&written.object)
+            };
             if incoming.metadata && is_object {
                 object = metadata_only(&object);
             }

@@ -2,8 +2,8 @@
 //! the same name.
 
 use super::{
-    DB, STORE, Workload, apply_database, backed_up, backup_ended, failure, make_archived, make_backup,
-    no_pods, nothing, patch_database, ready, restored, spec,
+    DB, STORE, Workload, apply_database, apply_store, backed_up, backup_ended, failure, make_archived,
+    make_backup, no_pods, nothing, patch_database, ready, restored, spec,
 };
 use crate::{
     agent::Kind,
@@ -78,6 +78,7 @@ pub(super) fn all() -> Vec<Workload> {
         },
         Workload { name: "delete-schedule", setup: scheduled, act: delete_schedule },
         Workload { name: "delete-store", setup: |w| Box::pin(super::make_store(w)), act: delete_store },
+        Workload { name: "delete-store-probing", setup: nothing, act: delete_probed },
         Workload { name: "delete-store-used", setup: |w| Box::pin(make_archived(w, 1)), act: delete_store },
         Workload {
             name: "delete-restore-running",
@@ -224,6 +225,16 @@ fn delete_schedule(world: &mut World) -> Done<'_> {
     Box::pin(async {
         world.delete::<BackupSchedule>("hourly", PropagationPolicy::Background).await?;
         gone::<BackupSchedule>(world, "hourly").await
+    })
+}
+
+/// Its worker has begun, and goes with it.
+fn delete_probed(world: &mut World) -> Done<'_> {
+    Box::pin(async {
+        world.agents.hang(Kind::Probe, true);
+        apply_store(world).await?;
+        hung(world, Kind::Probe).await?;
+        delete_store(world).await
     })
 }
 

@@ -135,14 +135,19 @@ async fn restored(world: &mut World, name: &'static str, well: bool) -> Result<(
 
 /// A store on a volume.
 async fn make_store(world: &mut World) -> Result<(), String> {
+    apply_store(world).await?;
+    store_ready(world).await
+}
+
+async fn apply_store(world: &mut World) -> Result<(), String> {
     use k8s_openapi::api::core::v1::PersistentVolumeClaim;
     let claim = json!({"spec": {"accessModes": ["ReadWriteMany"], "storageClassName": "standard",
         "resources": {"requests": {"storage": "5Gi"}}}});
     world.apply::<PersistentVolumeClaim>("shelf", claim).await?;
     world
         .apply::<BackupStore>(STORE, json!({"spec": {"volume": {"claimName": "shelf", "path": "/"}}}))
-        .await?;
-    store_ready(world).await
+        .await
+        .map(|_| ())
 }
 
 /// A Database that archives, and its store.

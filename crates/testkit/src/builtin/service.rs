@@ -35,6 +35,20 @@ pub(crate) fn has_node_ports(spec: &Value) -> bool {
     }
 }
 
+/// A port of the nodes that two ports of a Service have, with its protocol.
+pub(crate) fn twice(spec: &Value) -> Option<String> {
+    let mut seen = Vec::new();
+    for port in spec["ports"].as_array().into_iter().flatten() {
+        let Some(number) = port["nodePort"].as_i64() else { continue };
+        let one = format!("{} {number}", port["protocol"].as_str().unwrap_or("TCP"));
+        if seen.contains(&one) {
+            return Some(one);
+        }
+        seen.push(one);
+    }
+    None
+}
+
 /// Who leaves out what was allotted keeps it; an address without its list is the list.
 pub(crate) fn keep(old: Option<&Value>, new: &mut Value) {
     let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };

@@ -58,6 +58,9 @@ impl State {
             }
         }
         if service::has_node_ports(&new["spec"]) {
+            if let Some(twice) = old.and_then(|_| service::twice(&new["spec"])) {
+                return Err(Refusal::internal(format!("duplicate nodePort: {{{twice}}}")));
+            }
             for port in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
                 if port.get("nodePort").is_none() {
                     self.addresses += 1;

@@ -105,10 +105,8 @@ impl State {
                 return Ok(self.remove(&kind, key, &stored, dry));
             }
             Grace::None if pending => {
-                if old["metadata"].get("deletionGracePeriodSeconds").is_none() {
-                    count(&mut new);
-                }
                 if old["metadata"].get("deletionTimestamp").is_none() {
+                    count(&mut new);
                     set_meta(&mut new, "deletionTimestamp", self.clock.stamp().into());
                 }
                 set_meta(&mut new, "deletionGracePeriodSeconds", json!(0));

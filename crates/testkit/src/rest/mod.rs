@@ -24,6 +24,7 @@ use crate::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -95,12 +96,13 @@ impl State {
     }
 
     /// An object as a kind shows it.
-    pub fn shown(&self, kind: usize, object: &Value) -> Value {
-        let mut object = object.clone();
-        if self.kinds[kind].alias_of.is_some() {
-            builtin::convert_event(&mut object, false);
+    pub fn shown<'a>(&self, kind: usize, object: &'a Value) -> Cow<'a, Value> {
+        if self.kinds[kind].alias_of.is_none() {
+            return Cow::Borrowed(object);
         }
-        object
+        let mut object = object.clone();
+        builtin::convert_event(&mut object, false);
+        Cow::Owned(object)
     }
 
     /// The reverse of `shown`.

@@ -49,7 +49,7 @@ impl State {
         if form == Form::Merge && !patch.is_object() {
             return Err(unreadable());
         }
-        let mut new = self.shown(index, &old);
+        let mut new = self.shown(index, &old).into_owned();
         if form == Form::Merge {
             json_patch::merge(&mut new, &patch);
         } else {
@@ -116,6 +116,14 @@ impl State {
         if old.is_none() && !options.subresource.is_empty() && !kind.create_on_update {
             return Err(Refusal::not_found(&kind, &key.name));
         }
+        let live = match &old {
+            Some(old) => self.shown(index, old).into_owned(),
+            None => json!({"metadata": {}}),
+        };
+        if old.is_some() && managers::read(&live).is_empty() {
+            // Who owns what is found out from the object, if this can be read by the schema.
+            fitting(&kind, &live)?;
+        }
         if config["metadata"].get("managedFields").is_some_and(|m| !m.is_null()) {
             return Err(Refusal::bad_request("metadata.managedFields must be nil"));
         }
@@ -128,10 +136,6 @@ impl State {
                 kind.kind
             )));
         }
-        let live = match &old {
-            Some(old) => self.shown(index, old),
-            None => json!({"metadata": {}}),
-        };
         let time = self.clock.stamp();
         let writer = Writer {
             name: &options.manager,
@@ -162,21 +166,33 @@ impl State {
         }
         super::same_namespace(&object, &key.namespace)?;
         super::same_name(&object, &key.name)?;
-        // Of an untyped object the emptied map itself is stored, and not shown.
-        let empty = |field: &str| {
-            let map = object["metadata"].get(field);
-            let had = !live["metadata"][field].is_null();
-            map.map_or(had, |m| m.is_null() || m.as_object().is_some_and(Map::is_empty))
+        // What is empty of an untyped object's metadata is stored as such, and not shown: this is a write, and so is the next,
+        // which takes it away, even if it says nothing new. Through the status the metadata stay.
+        let empty = |value: &Value| {
+            value.is_null()
+                || value.as_object().is_some_and(Map::is_empty)
+                || value.as_array().is_some_and(Vec::is_empty)
         };
-        let hollow = kind.is_custom() && (empty("labels") || empty("annotations"));
+        let hollow = kind.is_custom()
+            && options.subresource.is_empty()
+            && !options.dry_run
+            && ["labels", "annotations", "finalizers", "ownerReferences"]
+                .iter()
+                .any(|field| object["metadata"].get(field).is_some_and(empty));
         let written = match old {
             Some(old) => {
                 set_meta(&mut new, "namespace", key.namespace.clone().into());
-                self.update(index, key, &old, new, options, Some(owners))?
+                let uid = meta(&old, "uid").to_string();
+                let news = hollow && self.unsettled.insert(uid.clone());
+                let written = self.update(index, key, &old, new, options, Some(owners));
+                if news && written.is_err() {
+                    self.unsettled.remove(&uid);
+                }
+                written?
             }
             None => self.create(index, &key.namespace, object, options, Some(owners)).map_err(unreadable)?,
         };
-        if hollow && !options.dry_run {
+        if hollow {
             self.unsettled.insert(meta(&written.object, "uid").to_string());
         }
         Ok(written)
@@ -228,7 +244,15 @@ fn untyped(kind: &Kind, config: &Value) -> Option<String> {
         }
         Body::Typed(through) => {
             let mut read = config.clone();
-            // An amount or a time that is none is found later: to the schema it is a text.
+            // An amount, a time, or bytes that are none are found later: to the schema they are texts.
+            for (of, field) in [("Secret", "data"), ("ConfigMap", "binaryData")] {
+                let entries = read.get_mut(field).filter(|_| kind.kind == of).and_then(Value::as_object_mut);
+                entries
+                    .into_iter()
+                    .flat_map(Map::values_mut)
+                    .filter(|v| v.is_string())
+                    .for_each(|v| *v = "".into());
+            }
             let _ = builtin::read(&kind.kind, &mut read);
             builtin::readable(&mut read);
             match through(read) {
@@ -250,6 +274,22 @@ fn untyped(kind: &Kind, config: &Value) -> Option<String> {
             }
         }
     }
+}
+
+/// Errors: what is stored does not fit the schema of its kind. The validation by which it came there is more lenient.
+fn fitting(kind: &Kind, live: &Value) -> Result<(), Refusal> {
+    let Body::Custom(custom) = &kind.body else { return Ok(()) };
+    let mut wrong = Vec::new();
+    shape::untyped(&custom.schema, live, "", &mut wrong);
+    wrong.retain(|why| !why.contains(shape::TWICE));
+    let Some(first) = wrong.first() else { return Ok(()) };
+    Err(Refusal::internal(format!(
+        "failed to create manager for existing fields: failed to convert new object ({}/{}; {}, Kind={}) to smd typed: {first}",
+        meta(live, "namespace"),
+        meta(live, "name"),
+        kind.gvk_version(),
+        kind.kind
+    )))
 }
 
 /// What cannot be read after a patch is the patch's fault.

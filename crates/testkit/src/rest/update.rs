@@ -125,6 +125,7 @@ impl State {
         if kind.kind == "Pod" && options.subresource.is_empty() {
             super::admission::changed_pod(&mut new);
         }
+        let empty_lists = builtin::given_lists(&kind.kind, &new);
         builtin::settle(&kind.kind, &mut new);
         self.carry_over(&kind, &before, &mut new, &options.subresource);
 
@@ -156,10 +157,10 @@ impl State {
             unsettled = !unsettled;
         }
         managers::keep_times(&before, &mut new);
-        if new == before && !unsettled {
+        if new == *before && !unsettled {
             return Ok(Written { object: Arc::clone(old), code: 200 });
         }
-        let new = self.stored(index, new);
+        let mut new = self.stored(index, new);
         if options.dry_run {
             return Ok(Written { object: Arc::new(new), code: 200 });
         }
@@ -168,7 +169,8 @@ impl State {
             self.unsettled.insert(meta(&before, "uid").to_string());
         }
         if freed(&before, &new) {
-            // The last finalizer is off: the update is answered, but what happens is the deletion.
+            // The last finalizer is off: the update is answered, but what happens is the deletion. So the answer was never stored.
+            empty_lists.into_iter().for_each(|list| new[list] = json!([]));
             self.store.remove(key.clone());
             return Ok(Written { object: Arc::new(new), code: 200 });
         }

@@ -201,6 +201,7 @@ async fn what_is_wrong_with_an_object_is_all_said_at_once() {
         "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object",
             "properties": {"spec": {"type": "object", "properties": {
                 "name": {"type": "string", "maxLength": 5, "pattern": "^[a-z]+$"},
+                "word": {"type": "string", "minLength": 2, "pattern": "^[a-z]+$"},
                 "tags": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["key"],
                     "items": {"type": "object", "required": ["key"], "properties": {"key": {"type": "string"},
                         "value": {"type": "string", "x-kubernetes-validations": [
@@ -209,14 +210,20 @@ async fn what_is_wrong_with_an_object_is_all_said_at_once() {
     let resource = ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk("lab.test", "v1", "Thing"));
     let api: Api<DynamicObject> = Api::namespaced_with(client, "lab", &resource);
     let thing = |spec: Value| DynamicObject::new("t", &resource).data(json!({ "spec": spec }));
-    let status = refusal(api.create(&PostParams::default(), &thing(json!({"name": "Toolong"}))).await);
+    let status =
+        refusal(api.create(&PostParams::default(), &thing(json!({"name": "Toolong", "word": "ODD"}))).await);
     assert!(
         status.message.contains("spec.name: Too long: may not be more than 5 bytes"),
         "{}",
         status.message
     );
     assert!(status.message.contains("some validation rules were not checked"), "{}", status.message);
-    assert!(status.message.contains("spec.name in body should match '^[a-z]+$'"), "{}", status.message);
+    assert!(status.message.contains("spec.word in body should match '^[a-z]+$'"), "{}", status.message);
+    assert!(
+        !status.message.contains("spec.name in body"),
+        "of one text the first fault is said: {}",
+        status.message
+    );
     let causes = status.details.unwrap().causes;
     assert!(causes.iter().any(|c| c.reason == "FieldValueTooLong" && c.field == "spec.name"));
     let twice = thing(json!({"tags": [{"key": "a"}, {"key": "a"}]}));
@@ -238,4 +245,34 @@ async fn what_is_wrong_with_an_object_is_all_said_at_once() {
         "{}",
         status.message
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_map_that_is_applied_makes_the_next_write_one_too() {
+    let (server, client, api) = ours();
+    create(&client, spec()).await.unwrap();
+    let nothing = Patch::Merge(json!({}));
+    let hand = PatchParams { field_manager: Some("hand".into()), ..PatchParams::default() };
+    let revision = |object: Result<Database, kube::Error>| object.unwrap().resource_version();
+    let settled = revision(api.patch("ledger", &hand, &nothing).await);
+    assert_eq!(revision(api.patch("ledger", &hand, &nothing).await), settled);
+    let apply = |annotations: Value| {
+        Patch::Apply(json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "Database",
+            "metadata": {"name": "ledger", "annotations": annotations}}))
+    };
+    let alpha = PatchParams::apply("alpha");
+    let emptied = api.patch("ledger", &alpha, &apply(json!({}))).await;
+    assert!(emptied.as_ref().unwrap().annotations().is_empty());
+    let emptied = revision(emptied);
+    let next = revision(api.patch("ledger", &hand, &nothing).await);
+    assert_ne!(next, emptied, "what is stored is not what is shown");
+    assert_eq!(revision(api.patch("ledger", &hand, &nothing).await), next);
+    // What nobody else owns goes whole.
+    api.patch("ledger", &alpha, &apply(json!({"note": "x"}))).await.unwrap();
+    let bare =
+        json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "Database", "metadata": {"name": "ledger"}});
+    let gone = revision(api.patch("ledger", &alpha, &Patch::Apply(bare)).await);
+    let before = server.revision();
+    assert_eq!(revision(api.patch("ledger", &hand, &nothing).await), gone);
+    assert_eq!(server.revision(), before);
 }

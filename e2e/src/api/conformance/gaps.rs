@@ -1,11 +1,9 @@
 //! What the server in memory deliberately does not model, and why: exactly this is left out of the comparison.
 //!
-//! Beside it, six things are not asked for (see `plan`): the mount of an account's token, which has a generated name and is
-//! nothing to a server that runs no pods; finalizers of claims, which a controller gives back whenever it likes; and what an
-//! untyped object makes of an empty list of owners, or of empty labels that are applied, which is seen in the store alone, and no client
-//! of the project applies them; and how strictly a merge patch that is no
-//! object is to be read, which decides only in which words it is refused; and for a Service without any name, which
-//! is refused for its address first; and what becomes of a dependent that does not block its owner, which is deleted in the
+//! Beside it, five things are not asked for (see `plan`): the mount of an account's token, which has a generated name and is
+//! nothing to a server that runs no pods; finalizers of claims, which a controller gives back whenever it likes; how
+//! strictly a merge patch that is no object is to be read, which decides only in which words it is refused; a Service without
+//! any name, which is refused for its address first; and what becomes of a dependent that does not block its owner, which is deleted in the
 //! foreground and held by another finalizer: in Kubernetes' collector that is a race. Whose writes are the Kubernetes
 //! controllers' is kept out by a policy (see `ground`): of them only the collectors are modelled.
 
@@ -56,6 +54,10 @@ pub fn said(message: &str) -> Option<String> {
     {
         return Some("it does not fit the schema".into());
     }
+    // The same words about what is stored.
+    if let Some((before, _)) = message.split_once(" to smd typed: ") {
+        return Some(before.into());
+    }
     // A body that cannot be read: how that is said depends on the decoder, which names Go's types and quotes the body.
     let unreadable = message.starts_with("the object provided is unrecognized")
         || message.contains("json parse error")
@@ -70,6 +72,10 @@ pub fn said(message: &str) -> Option<String> {
         && let Some((_, after)) = after.split_once(',')
     {
         return Some(format!("{before}{after}"));
+    }
+    // Each server allots ports of its own.
+    if let Some((before, _)) = message.split_once("duplicate nodePort: ") {
+        return Some(format!("{before}duplicate nodePort"));
     }
     // A number of replicas that is none is shown as Go shows it.
     if let Some((before, _)) = message.split_once(" accessor error: ") {

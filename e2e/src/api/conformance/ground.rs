@@ -98,7 +98,7 @@ pub async fn create(cluster: &Cluster, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Installs the definitions, once, and waits until the garbage collector knows them too: it looks every half minute.
+/// Installs the definitions, once.
 pub async fn install(cluster: &Cluster) -> Result<()> {
     INSTALLED.get_or_try_init(|| install_now(cluster)).await.map(|_| ())
 }
@@ -124,13 +124,18 @@ async fn install_now(cluster: &Cluster) -> Result<()> {
     }
     for kind in &kinds::all()[..CUSTOM] {
         let name = format!("{}.{GROUP}", kind.plural);
+        // A definition says that it is established a moment before it is served.
         wait_for(&format!("{name} to be served"), seconds(30), || async {
-            let conditions = api.get(&name).await?.status.and_then(|s| s.conditions).unwrap_or_default();
-            let done = conditions.iter().any(|c| c.type_ == "Established" && c.status == "True");
-            Ok(if done { Seen::Yes(()) } else { Seen::NotYet("it is not".into()) })
+            let list = cluster.client.request::<Value>(Request::get(kind.path("default")).body(Vec::new())?);
+            Ok(list.await.map_or_else(|e| Seen::NotYet(e.to_string()), |_| Seen::Yes(())))
         })
         .await?;
     }
+    Ok(())
+}
+
+/// Waits until the garbage collector knows the definitions too: it looks every half minute.
+pub async fn known_to_the_collector(cluster: &Cluster) -> Result<()> {
     let space = namespace::unique("collected");
     create(cluster, &space).await?;
     let waited = collected(cluster, &space).await;

@@ -29,7 +29,7 @@ pub(crate) fn faults(kind: &str, object: &Value, old: Option<&Value>, status: bo
         "EndpointSlice" => network::slice(object, old, &mut found),
         "PersistentVolumeClaim" => claim::claim(object, status, &mut found),
         "StatefulSet" => workload::set(object, old, status, &mut found),
-        "Job" => workload::job(object, status, &mut found),
+        "Job" => workload::job(object, old, status, &mut found),
         "Pod" if !status => workload::pod(object, &mut found),
         _ => {}
     }

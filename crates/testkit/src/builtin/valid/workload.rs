@@ -155,10 +155,18 @@ pub(super) fn pod(object: &Value, found: &mut Vec<Fault>) {
     }
 }
 
-pub(super) fn job(object: &Value, status: bool, found: &mut Vec<Fault>) {
+pub(super) fn job(object: &Value, old: Option<&Value>, status: bool, found: &mut Vec<Fault>) {
     if status {
         for field in ["active", "succeeded", "failed", "ready", "terminating"] {
             nonnegative(object, &format!("/status/{field}"), found);
+        }
+        let count = |job: &Value, field: &str| job["status"][field].as_i64().unwrap_or_default();
+        for field in ["failed", "succeeded"] {
+            let now = count(object, field);
+            if old.is_some_and(|old| now < count(old, field)) {
+                let why = format!("cannot decrease the {field} counter");
+                found.push(Fault::invalid(&format!("status.{field}"), &json!(now), &why));
+            }
         }
         return;
     }

@@ -30,6 +30,16 @@ pub struct Plan {
     pub steps: Vec<Step>,
 }
 
+impl Plan {
+    /// Whether the garbage collector may have something to do.
+    pub fn collects(&self) -> bool {
+        self.steps.iter().any(|step| {
+            let told = step.body.to_string();
+            ["ownerReferences", "oreground", "rphan"].iter().any(|word| told.contains(word))
+        })
+    }
+}
+
 /// The sequence of a seed. `custom`: about the project's kinds, and now and then a built-in one.
 pub fn plan(seed: u64, custom: bool) -> Plan {
     let mut dice = Dice::new(seed.wrapping_mul(2).wrapping_add(u64::from(custom)));

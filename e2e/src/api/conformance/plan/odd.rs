@@ -105,6 +105,7 @@ pub(super) fn bad_metadata() -> Vec<(&'static str, Value)> {
         ("labels", json!({"tier": "x".repeat(64)})),
         ("labels", json!({"tier": 5})),
         ("labels", json!([])),
+        ("labels", json!({})),
         ("annotations", json!({"a b": "x"})),
         ("finalizers", json!(["odd"])),
         ("finalizers", json!(["example.com/a b"])),

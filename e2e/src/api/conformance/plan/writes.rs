@@ -219,13 +219,6 @@ impl Generator {
                 step.ask("force", "true");
             }
             without_nulls(&mut meta);
-            // What an untyped object makes of an empty list of owners is seen in the store only.
-            // So it is with empty labels.
-            let empty = |field: &str| meta[field].as_object().is_some_and(serde_json::Map::is_empty);
-            let unseen = kind.definition.is_some() && (empty("labels") || empty("annotations"));
-            if meta["ownerReferences"] == json!([]) || unseen {
-                meta = json!({"labels": {"tier": "b"}});
-            }
             step.body = json!({"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": meta});
         } else {
             if self.dice.chance(20) {
