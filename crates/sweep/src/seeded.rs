@@ -42,7 +42,7 @@ pub enum Verdict {
 
 /// All bugs.
 pub fn all() -> Vec<Bug> {
-    use Family::{Crash, Stale, Watch};
+    use Family::Crash;
     use Operator::{Backups, Database, Restores};
     let on = |resource: &str, verb: &str| On::resource(resource).verb(verb);
     let bug = |name, operator, tamper, workload, families| Bug {
@@ -65,14 +65,6 @@ pub fn all() -> Vec<Bug> {
             "delete-database-with-data",
             &[Crash],
         ),
-        // Not volumes: their names are made from a uid and never come again.
-        bug(
-            "pods are deleted by name, whoever bears it now",
-            Database,
-            Tamper::WithoutPreconditions(on("pods", "delete")),
-            "roll",
-            &[Watch, Stale],
-        ),
         bug(
             "a worker is written down before it is made",
             Backups,
@@ -92,13 +84,6 @@ pub fn all() -> Vec<Bug> {
             },
             "backup",
             &[Crash],
-        ),
-        bug(
-            "workers get a name of their own each time",
-            Backups,
-            Tamper::OwnNames(on("jobs.batch", "create")),
-            "backup",
-            &[Watch, Crash],
         ),
         bug(
             "a Backup is made without its finalizer",
