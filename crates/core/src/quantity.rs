@@ -76,14 +76,13 @@ pub fn thousandths(text: &str) -> Option<i128> {
     let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if (whole.is_empty() && fraction.is_empty())
-        || fraction.contains('.')
-        || fraction.len() > 12
-        || whole.len() > 20
-    {
+    if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') || whole.len() > 20 {
         return None;
     }
-    let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
+    // Templates write 0.3333333333333333: more digits than matter only round it up.
+    let (fraction, rest) = fraction.split_at(fraction.len().min(12));
+    let up = i128::from(rest.bytes().any(|digit| digit != b'0'));
+    let digits: i128 = format!("{whole}{fraction}").parse::<i128>().ok()? + up;
     let scale = 10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
     let (times, by): (i128, i128) = match suffix {
         "n" => (1, 1_000_000_000),
@@ -133,6 +132,8 @@ mod tests {
             ("1e3", Some(1000)),
             ("1E", Some(1_000_000_000_000_000_000)),
             ("100m", Some(1)),
+            // As templates write it.
+            ("0.3333333333333333Gi", Some(357_913_942)),
             ("0", Some(0)),
             ("", None),
             ("ten", None),

@@ -123,7 +123,6 @@ pub async fn apply(
     let Plan {
         finalizer,
         secrets,
-        remove_superuser,
         service_account,
         role,
         role_binding,
@@ -213,10 +212,6 @@ pub async fn apply(
         applied.clones.extend(writer.clone_claim(claim).await?);
     }
     applied.created = writer.stateful_set(stateful_set).await?;
-    if remove_superuser {
-        // After the template, which would keep pods waiting for a Secret that is gone.
-        writer.forget_superuser().await?;
-    }
     if let Some(pod) = replace
         && writer.delete::<Pod>(&pod.name, &pod.uid, PropagationPolicy::Background).await?
     {

@@ -35,11 +35,8 @@ fn api_server(answer: impl Fn(&str, &str) -> (u16, Value) + Send + 'static) -> (
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             let mut line = head.split(' ');
             let (method, path) = (line.next().unwrap(), line.next().unwrap());
-            let (place, query) = path.split_once('?').unwrap_or((path, ""));
-            let name = place.rsplit('/').next().unwrap();
-            // Of the queries, only what is chosen matters here.
-            let chosen = if query.contains("Selector=") { query } else { "" };
-            noted.lock().unwrap().push(format!("{method} {name} {chosen}{body}").trim().to_string());
+            let name = path.split('?').next().unwrap().rsplit('/').next().unwrap();
+            noted.lock().unwrap().push(format!("{method} {name} {body}").trim().to_string());
             let (code, value) = answer(method, name);
             let value = value.to_string();
             let reply = format!(
@@ -234,18 +231,4 @@ async fn a_child_that_lost_its_labels_is_ours_by_its_owner() {
         assert!(matches!(taken, Err(ApplyError::NameTaken { .. })), "{taken:?}");
         assert_eq!(calls.lock().unwrap().len(), 1, "nothing is written over it");
     }
-}
-
-#[tokio::test]
-async fn the_superusers_secret_goes_if_it_is_ours() {
-    // Also when there was none.
-    let deleted = json!({"kind": "SecretList", "apiVersion": "v1", "metadata": {}, "items": []});
-    let (client, calls) = api_server(move |_, _| (200, deleted.clone()));
-    writer(&client).forget_superuser().await.unwrap();
-    let call = calls.lock().unwrap()[0].clone();
-    assert!(call.starts_with("DELETE secrets "), "{call}");
-    assert!(call.contains("metadata.name%3Dorders-superuser"), "{call}");
-    assert!(call.contains("managed-by%3Dholdfast"), "one that a person made bears no label of ours: {call}");
-    let (client, _) = api_server(|_, _| refusal(500, "InternalError", "etcd is away"));
-    assert!(writer(&client).forget_superuser().await.is_err(), "it is tried again");
 }

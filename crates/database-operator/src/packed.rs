@@ -7,7 +7,7 @@ use holdfast_core::names;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     coordination::v1::Lease,
-    core::v1::{ConfigMap, Container, PersistentVolumeClaim, Pod, PodSpec, Service, ServiceAccount, Volume},
+    core::v1::{ConfigMap, Container, PersistentVolumeClaim, Pod, PodSpec, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
     policy::v1::PodDisruptionBudget,
     rbac::v1::{Role, RoleBinding},
@@ -34,16 +34,14 @@ impl Kept for Role {}
 impl Kept for RoleBinding {}
 
 impl Kept for Pod {
-    /// Of its template only images, claims and Secrets are looked at, see `plan::stateful_set::{kept, secrets_of}` and
-    /// `plan::volumes::mounted`.
+    /// Of its template only the images and the claims are compared, see `plan::stateful_set::kept` and `plan::volumes::mounted`.
     fn lighten(&mut self) {
         let Some(spec) = self.spec.take() else { return };
         let light = |containers: Vec<Container>| -> Vec<Container> {
             let light = |c: Container| Container { name: c.name, image: c.image, ..Container::default() };
             containers.into_iter().map(light).collect()
         };
-        let read = |v: &Volume| v.persistent_volume_claim.is_some() || v.secret.is_some();
-        let volumes = spec.volumes.into_iter().flatten().filter(read);
+        let volumes = spec.volumes.into_iter().flatten().filter(|v| v.persistent_volume_claim.is_some());
         self.spec = Some(PodSpec {
             containers: light(spec.containers),
             init_containers: spec.init_containers.map(light),

@@ -81,7 +81,9 @@ impl Say {
     }
 
     /// What comes next is refused by the API server, and will be until somebody changes something: said instead of progress.
-    pub fn refused(self, message: &str) -> Self {
+    pub fn refused(mut self, message: &str) -> Self {
+        // Said twice, a condition would change there and back each time, and be written each time.
+        self.conditions.retain(|(type_, ..)| ![types::READY, types::STALLED].contains(type_));
         self.and(types::READY, Truth::False, "Refused", message).and(
             types::STALLED,
             Truth::True,

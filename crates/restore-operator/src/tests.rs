@@ -414,6 +414,26 @@ fn what_the_api_server_refuses_is_said_once_and_until_it_takes_it() {
 }
 
 #[test]
+fn a_refusal_while_the_database_is_down_ends_in_a_rollback() {
+    let mut w = in_place();
+    let down = |w: &World| matches!(next_step(&settings(), &w.o, w.now), Ok(Step::CreateClaim(_)));
+    assert!(w.run_until(down), "{}", w.acts());
+    w.o.refused = Some("making a volume is refused by the API server: exceeded quota".into());
+    let first = next_step(&settings(), &w.o, w.now).unwrap();
+    let Step::Report(status) = first else { panic!("{first:?}") };
+    w.o.restore.status = Some(*status);
+    assert_eq!(w.is(types::STALLED).as_deref(), Some("True Refused"));
+    w.now = w.now.checked_add(Duration::from_secs(59)).unwrap();
+    let patient = next_step(&settings(), &w.o, w.now).unwrap();
+    assert!(matches!(patient, Step::CreateClaim(_)), "a quota may be made larger in a minute: {patient:?}");
+    w.now = w.now.checked_add(Duration::from_secs(1)).unwrap();
+    w.run();
+    w.assert_as_before();
+    assert_eq!(w.is(types::SUCCEEDED).as_deref(), Some("False Refused"));
+    assert_eq!(w.is(types::ROLLED_BACK).as_deref(), Some("True RolledBack"));
+}
+
+#[test]
 fn a_refusal_is_told_from_a_bad_moment() {
     let said = |code: u16, reason: &str| {
         let status = kube::core::Status {

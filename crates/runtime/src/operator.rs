@@ -174,14 +174,10 @@ impl Process {
     }
 }
 
-/// Whether a watch ended with 410 Gone, which is how each of them may end at any time.
+/// Whether a watch ended with 410 Gone, which is how each of them may end at any time. Only as an event: after that, and only
+/// then, kube-runtime lists anew.
 pub fn expired(error: &watcher::Error) -> bool {
-    match error {
-        watcher::Error::WatchError(status) => status.code == 410,
-        watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code == 410,
-        _ => false,
-    }
+    matches!(error, watcher::Error::WatchError(status) if status.code == 410)
 }
 
 /// How controllers watch: the server ends a watch after a minute, so that one whose connection died without a word

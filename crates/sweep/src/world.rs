@@ -38,6 +38,8 @@ const RESTART: Duration = Duration::from_secs(3);
 const QUIET: Duration = Duration::from_secs(90);
 /// A goal must be reached within this time; what fails for a while does so for ten minutes, and backoff grows to five.
 const PATIENCE: Duration = Duration::from_secs(3600);
+/// Writes of the operators after which nobody waits for an end any more: thirty times what the longest workload needs.
+const ENDLESS: u64 = 3000;
 
 /// What the next life of an operator, after a death, begins with.
 #[derive(Clone, Debug, Default)]
@@ -389,6 +391,9 @@ impl World {
             if holds(self.user()).await {
                 return Ok(());
             }
+            if self.all_attempts() > ENDLESS {
+                return Err(self.endless());
+            }
             if tokio::time::Instant::now() >= end {
                 let words = self.words().await;
                 return Err(format!("not within {} min: {what}; {words}", PATIENCE.as_secs() / 60));
@@ -443,15 +448,15 @@ impl World {
             } else if now.saturating_duration_since(since) >= QUIET {
                 return Ok(());
             }
-            if now >= end {
-                let last = self.operator_writes().into_iter().rev().take(8).collect::<Vec<_>>();
-                return Err(format!(
-                    "no rest within {} min; the newest writes: {}",
-                    PATIENCE.as_secs() / 60,
-                    last.join("; ")
-                ));
+            if now >= end || attempts > ENDLESS {
+                return Err(self.endless());
             }
         }
+    }
+
+    fn endless(&self) -> String {
+        let last = self.operator_writes().into_iter().rev().take(8).collect::<Vec<_>>();
+        format!("no end after {} writes; the newest: {}", self.all_attempts(), last.join("; "))
     }
 
     /// The writes that three forced resyncs cause, which must be none: everything is listed anew, and the periodical looks

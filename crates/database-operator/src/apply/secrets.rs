@@ -2,12 +2,11 @@
 
 use super::{ApplyError, Writer};
 use crate::{plan::secrets, validate::ValidatedDatabase};
-use holdfast_core::names;
 use holdfast_runtime::apply::{self as api, bounded};
 use k8s_openapi::{api::core::v1::Secret, jiff::Timestamp};
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, PostParams},
 };
 
 impl Writer<'_> {
@@ -29,19 +28,6 @@ impl Writer<'_> {
             api::create(&all, secret).await.map_err(ApplyError::api("create", what))?;
         }
         self.certificates(&all, db, now).await
-    }
-
-    /// Deletes the superuser's Secret, unless a person made it: whose it is cannot be read, but our labels can be selected.
-    pub(super) async fn forget_superuser(&self) -> Result<(), ApplyError> {
-        let all: Api<Secret> = self.api();
-        let name = names::secret_superuser(&self.database);
-        let labels: Vec<String> =
-            names::labels(&self.database).iter().map(|(label, value)| format!("{label}={value}")).collect();
-        let ours = ListParams::default().labels(&labels.join(",")).fields(&format!("metadata.name={name}"));
-        bounded(all.delete_collection(&DeleteParams::default(), &ours))
-            .await
-            .map(drop)
-            .map_err(ApplyError::api("delete", format!("Secret {name}")))
     }
 
     /// The certificate belongs to the CA. When it is there, both are left alone. When it is not, a CA that may be left from

@@ -37,7 +37,7 @@ use holdfast_core::{
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
-        core::v1::{ConfigMap, PersistentVolumeClaim, PodSpec, Service, ServiceAccount},
+        core::v1::{ConfigMap, PersistentVolumeClaim, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
         policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
@@ -111,8 +111,6 @@ pub struct Plan {
     pub finalizer: Finalizer,
     /// Make sure of the Secrets: those that are not there are made. Some(true): the superuser's, too.
     pub secrets: Option<bool>,
-    /// The superuser's Secret goes: the pods had it mounted, and the spec wants it no more.
-    pub remove_superuser: bool,
     /// The pods' ServiceAccount.
     pub service_account: Write<ServiceAccount>,
     /// What agents may do.
@@ -192,7 +190,6 @@ impl Plan {
         Self {
             finalizer: Finalizer::Leave,
             secrets: None,
-            remove_superuser: false,
             service_account: Write::Nothing,
             role: Write::Nothing,
             role_binding: Write::Nothing,
@@ -393,7 +390,6 @@ fn carry_out(
         }
     }
     plan.secrets = want_secrets(observed, db, now, plan);
-    plan.remove_superuser = superuser_ends(observed, db, plan);
     plan.facts.pending = plan.pending();
 }
 
@@ -415,19 +411,4 @@ fn want_secrets(observed: &Observed, db: &ValidatedDatabase, now: Timestamp, pla
         observed.secrets_ensured.is_none_or(|then| now.as_second() - then.as_second() >= SECRETS_SECONDS);
     let wanted = written || ((missing || !bound) && long_ago);
     wanted.then_some(db.spec.postgresql.superuser == Superuser::Enabled)
-}
-
-/// Whether the superuser's Secret is to be deleted. No Secret can be read, so that the pods mount it is what tells that it is
-/// this Database's: one of that name beside a Database that never wanted it is somebody else's. With the change of the
-/// template, and, should that have been cut off, while pods of the old one are being replaced.
-fn superuser_ends(observed: &Observed, db: &ValidatedDatabase, plan: &Plan) -> bool {
-    let name = names::secret_superuser(db.name.as_str());
-    let mounts = |spec: Option<&PodSpec>| stateful_set::secrets_of(spec).contains(&name);
-    let template = observed.stateful_set.as_deref().and_then(|set| set.spec.as_ref()?.template.spec.as_ref());
-    let ends = match mounts(template) {
-        // Pods that start meanwhile still need it.
-        true => matches!(plan.stateful_set, SetStep::Update(_)),
-        false => plan.secrets.is_some() && observed.instances.iter().any(|i| mounts(i.pod.spec.as_ref())),
-    };
-    db.spec.postgresql.superuser == Superuser::Disabled && ends
 }

@@ -393,12 +393,7 @@ fn spread_over_zones(database: &str) -> TopologySpreadConstraint {
 
 /// Names of the Secrets that the pods mount, for a message about pods that wait for one.
 pub fn secrets(template: &PodTemplateSpec) -> Vec<String> {
-    secrets_of(template.spec.as_ref())
-}
-
-/// Names of the Secrets that a pod mounts.
-pub fn secrets_of(pod: Option<&PodSpec>) -> Vec<String> {
-    let volumes = pod.into_iter().flat_map(|s| s.volumes.iter().flatten());
+    let volumes = template.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     let names: BTreeMap<String, ()> =
         volumes.filter_map(|v| Some((v.secret.as_ref()?.secret_name.clone()?, ()))).collect();
     names.into_keys().collect()

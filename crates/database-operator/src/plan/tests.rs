@@ -284,25 +284,6 @@ fn a_set_made_anew_under_running_pods_does_not_wait_for_a_backup() {
 }
 
 #[test]
-fn the_superusers_secret_goes_only_where_pods_had_it_mounted() {
-    assert!(!made(&observed("")).remove_superuser, "one of that name may be somebody else's");
-    assert!(!made(&carried_out("")).remove_superuser);
-    let enabled = "postgresql: {superuser: Enabled}";
-    let mut seen = carried_out(enabled);
-    assert!(!made(&seen).remove_superuser);
-    seen.database = carried_out("").database;
-    let plan = made(&seen);
-    assert!(matches!(plan.stateful_set, SetStep::Update(_)) && plan.remove_superuser);
-    // Cut off after the template was changed: while pods of the old one are replaced it is made up for.
-    let pods = seen.instances.clone();
-    carry_out(&mut seen, &plan);
-    assert!(!made(&seen).remove_superuser, "it is done");
-    seen.instances = pods;
-    seen.instances[2].ready = false;
-    assert!(made(&seen).remove_superuser);
-}
-
-#[test]
 fn one_instance_needs_no_disruption_budget() {
     let mut seen = carried_out("");
     assert!(seen.budget.is_some());

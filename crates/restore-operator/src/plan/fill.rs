@@ -11,6 +11,9 @@ pub(super) fn fill(settings: &Settings, o: &Observed, now: Timestamp) -> Result<
         Err(why) => return Ok(failed(R, "SpecUnknown", why)),
     };
     let Some(claim) = o.claim() else {
+        if let Some(over) = refused_for_long(o, now) {
+            return Ok(over);
+        }
         let new = !validate::in_place(&o.restore.spec);
         let claim = desired::claim(o, &spec, volume_size(o, &spec), new)?;
         let say = Say::working("Restoring", R, "Restoring", "making the volume");
@@ -25,6 +28,9 @@ pub(super) fn fill(settings: &Settings, o: &Observed, now: Timestamp) -> Result<
     }
     if conditions::is_true(said(o), R) {
         return Ok(hand_over(o, claim, &history.system_identifier));
+    }
+    if let Some(over) = refused_for_long(o, now) {
+        return Ok(over);
     }
     match attempt(o, Purpose::Restore, now) {
         Attempt::Start(number) => {
@@ -91,6 +97,18 @@ pub(super) fn fill(settings: &Settings, o: &Observed, now: Timestamp) -> Result<
             "the worker answered something else than a restore: do the images of operator and agent match?",
         )),
     }
+}
+
+/// In place the database is down by now: what the API server refuses for a minute (a quota, a webhook) ends the restore, and
+/// everything goes back, instead of prolonging the outage. For a new one nobody is down, and it is tried on.
+fn refused_for_long(o: &Observed, now: Timestamp) -> Option<Verdict> {
+    const PATIENCE: i64 = 60;
+    let words = o.refused.as_ref().filter(|_| validate::in_place(&o.restore.spec))?;
+    let stalled = conditions::find(said(o), types::STALLED)?;
+    let refused = stalled.status == "True" && stalled.reason == "Refused";
+    let since = stalled.last_transition_time.0;
+    (refused && now.as_second() - since.as_second() >= PATIENCE)
+        .then(|| failed(types::RESTORED, "Refused", words.clone()))
 }
 
 /// Spec of the Database that will run on the volume. For a new one what the volume remembers counts: it was decided once.
