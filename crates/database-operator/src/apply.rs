@@ -4,6 +4,7 @@
 mod secrets;
 
 use crate::{
+    observe::is_of,
     plan::{
         Facts, Finalizer, Plan, Problem, SetStep,
         children::{Write, must_wait},
@@ -286,7 +287,7 @@ impl Writer<'_> {
     }
 
     /// Creates or changes a child. One that the watch did not show may be there all the same: server-side apply with force would
-    /// take somebody else's over. Ours is one that this Database owns, whatever became of its labels, or that carries them.
+    /// take somebody else's over.
     async fn child<K>(&self, write: Write<K>) -> Result<(), ApplyError>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
@@ -308,8 +309,7 @@ impl Writer<'_> {
             let there =
                 bounded(children.get_opt(&name)).await.map_err(ApplyError::api("read", what.clone()))?;
             if let Some(there) = there {
-                let owned = there.owner_references().iter().any(|owner| owner.uid == self.uid);
-                if !owned && there.labels().get(names::LABEL_DATABASE) != Some(&self.database) {
+                if !is_of(&there, &self.database, &self.uid) {
                     return Err(ApplyError::NameTaken { kind, name });
                 }
                 if must_wait(&there, &self.uid) {

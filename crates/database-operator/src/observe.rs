@@ -296,7 +296,8 @@ pub async fn live(client: &Client, mut observed: Observed) -> Result<Observed, O
     observed.operation_lease = get(&leases, &names::lease_operation(&name), "the operation Lease").await?;
     observed.primary_lease = get(&leases, &names::lease_primary(&name), "the primary's Lease").await?;
     let set: Option<Arc<StatefulSet>> = get(&sets, &name, "the StatefulSet").await?;
-    observed.stateful_set = set.filter(|set| is_of(set.as_ref(), &observed.database));
+    let uid = observed.database.uid().unwrap_or_default();
+    observed.stateful_set = set.filter(|set| is_of(set.as_ref(), &name, &uid));
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     observed.take_pods(list(&pods, &selector, "the pods").await?);
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
@@ -305,11 +306,11 @@ pub async fn live(client: &Client, mut observed: Observed) -> Result<Observed, O
     Ok(observed)
 }
 
-/// Whether an object of a Database's name is this Database's. Somebody's own StatefulSet may bear the name: taken for one of ours
-/// with other volumes it would be stopped and deleted.
-pub fn is_of<K: ResourceExt>(object: &K, database: &Database) -> bool {
-    object.labels().get(names::LABEL_DATABASE).map(String::as_str) == Some(database.name_any().as_str())
-        || object.owner_references().iter().any(|owner| Some(&owner.uid) == database.metadata.uid.as_ref())
+/// Whether an object is the Database's of this name and uid: it owns it, whatever became of its labels, or the labels say so.
+/// Somebody's own StatefulSet may bear a Database's name: taken for one of ours with other volumes it would be stopped and deleted.
+pub fn is_of<K: ResourceExt>(object: &K, database: &str, uid: &str) -> bool {
+    object.labels().get(names::LABEL_DATABASE).map(String::as_str) == Some(database)
+        || object.owner_references().iter().any(|owner| owner.uid == uid)
 }
 
 async fn get<K>(api: &Api<K>, name: &str, what: &'static str) -> Result<Option<Arc<K>>, ObserveError>
@@ -335,30 +336,27 @@ mod tests {
 
     #[test]
     fn a_set_of_the_databases_name_may_be_somebody_elses() {
-        let database: Database =
-            serde_json::from_value(json!({"apiVersion": "holdfast.dev/v1alpha1", "kind": "Database",
-            "metadata": {"name": "orders", "namespace": "shop", "uid": "u7"},
-            "spec": {"engine": "PostgreSQL", "version": "17", "storage": {"size": "1Gi"}}}))
-            .unwrap();
         let set = |meta: serde_json::Value| -> StatefulSet {
             serde_json::from_value(json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta}))
                 .unwrap()
         };
         let owner = |uid: &str| json!({"name": "orders", "ownerReferences": [{"apiVersion": "v1", "kind": "Database", "name": "orders", "uid": uid}]});
         assert!(
-            !is_of(&set(json!({"name": "orders"})), &database),
+            !is_of(&set(json!({"name": "orders"})), "orders", "u7"),
             "stopping or deleting it would be a disaster"
         );
         assert!(!is_of(
             &set(json!({"name": "orders", "labels": {"holdfast.dev/database": "invoices"}})),
-            &database
+            "orders",
+            "u7"
         ));
-        assert!(!is_of(&set(owner("u6")), &database));
-        assert!(is_of(&set(owner("u7")), &database), "its labels may be gone");
+        assert!(!is_of(&set(owner("u6")), "orders", "u7"));
+        assert!(is_of(&set(owner("u7")), "orders", "u7"), "its labels may be gone");
         // Left behind by an earlier Database of this name, whose volumes it has.
         assert!(is_of(
             &set(json!({"name": "orders", "labels": {"holdfast.dev/database": "orders"}})),
-            &database
+            "orders",
+            "u7"
         ));
     }
 }

@@ -24,8 +24,8 @@ pub struct Branches(Arc<Mutex<Inner>>);
 
 struct Inner {
     waiting: Vec<Plan>,
-    /// In a copy: its plan, and where its ending goes.
-    copy: Option<(Plan, PipeWriter)>,
+    /// In a copy: where its ending goes.
+    copy: Option<PipeWriter>,
     tell: Tell,
 }
 
@@ -70,15 +70,10 @@ impl Branches {
         }
     }
 
-    /// In a copy: its plan.
-    pub fn copy(&self) -> Option<Plan> {
-        self.inner().copy.as_ref().map(|(plan, _)| plan.clone())
-    }
-
     /// In a copy: tells how it ended, and is gone. In the original: nothing.
     pub fn end(&self, ending: &Ending) {
         let mut inner = self.inner();
-        let Some((_, pipe)) = &mut inner.copy else { return };
+        let Some(pipe) = &mut inner.copy else { return };
         let told = serde_json::to_vec(ending).map_err(std::io::Error::from).and_then(|t| pipe.write_all(&t));
         // Without the ending the original says that there is none.
         std::process::exit(i32::from(told.is_err()));
@@ -95,7 +90,7 @@ impl Branches {
             (inner.tell)(Heard::Begun(plan.clone()));
             match copied() {
                 Ok(Copied::Copy(pipe)) => {
-                    inner.copy = Some((plan.clone(), pipe));
+                    inner.copy = Some(pipe);
                     return Some(plan);
                 }
                 Ok(Copied::Original(ending)) => (inner.tell)(Heard::Ended(plan, ending)),

@@ -3,7 +3,7 @@
 
 use super::{
     DB, STORE, Workload, apply_database, apply_store, backed_up, backup_ended, failure, make_archived,
-    make_backup, no_pods, nothing, patch_database, ready, restored, spec,
+    make_backup, make_restore, no_pods, nothing, patch_database, ready, restore, restored, spec,
 };
 use crate::{
     agent::Kind,
@@ -265,10 +265,8 @@ fn failed(world: &mut World) -> Done<'_> {
 
 /// A Restore in place whose worker has begun, and comes to no end.
 async fn restoring(world: &mut World) -> Result<(), String> {
-    let spec =
-        json!({"databaseRef": {"name": DB}, "source": {"backupRef": {"name": "monday"}}, "approve": true});
     world.agents.hang(Kind::Restore, true);
-    world.apply::<Restore>("undo", json!({"spec": spec})).await?;
+    make_restore(world).await?;
     hung(world, Kind::Restore).await
 }
 
@@ -292,10 +290,7 @@ fn delete_restoring(world: &mut World) -> Done<'_> {
 fn restored_before(world: &mut World) -> Done<'_> {
     Box::pin(async {
         backed(world).await?;
-        let spec = json!({"databaseRef": {"name": DB}, "source": {"backupRef": {"name": "monday"}}, "approve": true});
-        world.apply::<Restore>("undo", json!({"spec": spec})).await?;
-        restored(world, "undo", true).await?;
-        ready(world, DB).await
+        restore::in_place(world).await
     })
 }
 

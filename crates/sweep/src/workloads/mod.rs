@@ -167,6 +167,13 @@ async fn make_backup(world: &mut World, name: &'static str, more: Value) -> Resu
     world.apply::<Backup>(name, json!({"spec": spec})).await.map(|_| ())
 }
 
+/// A Restore in place from the Backup `monday`.
+async fn make_restore(world: &mut World) -> Result<(), String> {
+    let spec =
+        json!({"databaseRef": {"name": DB}, "source": {"backupRef": {"name": "monday"}}, "approve": true});
+    world.apply::<Restore>("undo", json!({"spec": spec})).await.map(|_| ())
+}
+
 /// What a worker says that failed.
 fn failure(permanent: bool) -> WorkerResult {
     let (reason, message) = ("DiskOnFire".into(), "the disk is on fire".into());

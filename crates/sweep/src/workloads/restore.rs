@@ -1,7 +1,8 @@
 //! Restores: in place, into a new Database, and one whose check fails, so that everything goes back.
 
 use super::{
-    DB, STORE, Workload, backed_up, database_ready, failure, make_archived, make_backup, ready, restored,
+    DB, STORE, Workload, backed_up, database_ready, failure, make_archived, make_backup, make_restore, ready,
+    restored,
 };
 use crate::{agent::Kind, world::World};
 use futures::future::LocalBoxFuture;
@@ -26,10 +27,9 @@ fn backed(world: &mut World) -> Done<'_> {
     })
 }
 
-fn in_place(world: &mut World) -> Done<'_> {
+pub(super) fn in_place(world: &mut World) -> Done<'_> {
     Box::pin(async {
-        let spec = json!({"databaseRef": {"name": DB}, "source": {"backupRef": {"name": "monday"}}, "approve": true});
-        world.apply::<Restore>("undo", json!({"spec": spec})).await?;
+        make_restore(world).await?;
         restored(world, "undo", true).await?;
         ready(world, DB).await
     })
@@ -38,8 +38,7 @@ fn in_place(world: &mut World) -> Done<'_> {
 fn rolled_back(world: &mut World) -> Done<'_> {
     Box::pin(async {
         world.agents.fail_next(Kind::Restore, 1, &failure(true));
-        let spec = json!({"databaseRef": {"name": DB}, "source": {"backupRef": {"name": "monday"}}, "approve": true});
-        world.apply::<Restore>("undo", json!({"spec": spec})).await?;
+        make_restore(world).await?;
         restored(world, "undo", false).await?;
         ready(world, DB).await
     })
