@@ -26,6 +26,9 @@ export PATH := $(CACHE)/bin:$(PATH)
 # Evaluated when a recipe runs, not when make starts: the cluster may not be there yet.
 # A profile of its own: speed, not size. A simulated cluster is mostly JSON.
 SWEEP = $(TARGET_DIR)/sweep/holdfast-sweep
+MODEL = $(TARGET_DIR)/sweep/holdfast-model
+# Together, so that what both depend on is compiled once.
+SWEEP_BUILD = $(CARGO) build --profile sweep --package holdfast-sweep --package holdfast-model
 E2E = KUBECONFIG="$$(e2e/cluster/kubeconfig)" $(CARGO) run --quiet --package holdfast-e2e --bin
 
 ##@ See it run
@@ -90,13 +93,18 @@ unit: ## Unit and property tests: no cluster needed
 
 .PHONY: sweep
 sweep: ## The operators on an in-memory cluster, killed at every write and much more; programming faults seeded, to be caught
-	$(CARGO) build --profile sweep --package holdfast-sweep
+	$(SWEEP_BUILD)
 	$(SWEEP) --sample 1
 	$(SWEEP) --seeded
 
+.PHONY: model
+model: ## Who is primary: the agents' own decision, explored by a model checker; mistakes made on purpose, to be caught
+	$(SWEEP_BUILD)
+	$(MODEL)
+
 .PHONY: sweep-all
 sweep-all: ## As sweep, with every plan of every family, and specs that are wrong in every way: hours
-	$(CARGO) build --profile sweep --package holdfast-sweep
+	$(SWEEP_BUILD)
 	$(SWEEP) --sample 0 --pairs 200
 	$(SWEEP) --seeded
 	$(SWEEP) hostile

@@ -40,6 +40,9 @@ pub const LABEL_SCHEDULE: &str = "holdfast.dev/schedule";
 pub const ANNOTATION_REPORT: &str = "holdfast.dev/report";
 /// Annotation of a Database: restart all instances, once for each new value.
 pub const ANNOTATION_RESTART: &str = "holdfast.dev/restart";
+/// Annotation of a Database: `POD` or `any`, with `@` and anything behind it to ask again: another instance is to be primary, once for
+/// each new value.
+pub const ANNOTATION_SWITCHOVER: &str = "holdfast.dev/switchover";
 /// Annotation of a pod template: the restart value that it was made for.
 pub const ANNOTATION_RESTARTED: &str = "holdfast.dev/restarted";
 /// Finalizer of Databases with deletionPolicy Delete, and of Restores while they hold the operation Lease.

@@ -80,12 +80,15 @@ pub struct AgentConfig {
     pub memory_bytes: i64,
     /// The archive, if any.
     pub archive: Option<ArchiveConfig>,
+    /// A switchover that is asked for, see `names::ANNOTATION_SWITCHOVER`. None once it was carried out or refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switchover: Option<String>,
 }
 
 impl AgentConfig {
-    /// A short hash, to see which configuration an instance has taken up.
+    /// A short hash, to see which configuration an instance has taken up. What is asked for once is no part of it.
     pub fn hash(&self) -> String {
-        let json = serde_json::to_vec(self).unwrap_or_default();
+        let json = serde_json::to_vec(&Self { switchover: None, ..self.clone() }).unwrap_or_default();
         Sha256::digest(json).iter().take(6).map(|b| format!("{b:02x}")).collect()
     }
 }

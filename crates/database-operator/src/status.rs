@@ -120,9 +120,13 @@ pub fn status(
     if secrets && facts.data_set.is_some() {
         status.binding = Some(LocalRef { name: names::secret_app(&name) });
     }
-    if let Some(restart) = view.restarted() {
-        status.handled = Some(Handled { restart: Some(restart) });
+    let mut handled = status.handled.clone().unwrap_or_default();
+    handled.restart = view.restarted().or(handled.restart);
+    if let Some(commits::Switchover { asked, refused }) = commits::switchover(observed) {
+        handled.switchover = Some(asked);
+        handled.switchover_refused = Some(refused).filter(|why| !why.is_empty());
     }
+    status.handled = Some(handled).filter(|handled| *handled != Handled::default());
     status
 }
 

@@ -256,6 +256,7 @@ mod tests {
             pg_hba: vec!["hostssl all reader 10.0.0.0/8 scram-sha-256".into()],
             memory_bytes: 1 << 30,
             archive: None,
+            switchover: None,
         }
     }
 

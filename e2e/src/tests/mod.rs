@@ -17,6 +17,7 @@ mod restore;
 mod running;
 mod schedule;
 mod stores;
+mod switchover;
 mod volumes;
 mod zones;
 
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Test> {
         test!(300, zones::zonal_volumes),
         test!(300, clones::volume_clone),
         test!(300, failover::failover_pod_delete),
+        test!(300, switchover::switchover),
         test!(360, deletion::delete_keeps_data),
         test!(300, volumes::empty_volume_never_leads),
         test!(300, volumes::volumes_fail),

@@ -231,7 +231,7 @@ impl Member {
         super::fence::kill_everything();
         self.postgres.collect().await;
         self.session = None;
-        if let Err(error) = self.keeper.release().await {
+        if let Err(error) = self.keeper.release(None).await {
             tracing::warn!(error = format!("{error:#}"), "releasing the Lease: others wait for its TTL");
         }
     }

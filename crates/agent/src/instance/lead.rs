@@ -1,15 +1,13 @@
 //! What the holder of the Lease does: be primary, point the Service, keep the synchronous set.
 
-use super::{
-    endpoints,
-    member::{Member, waits_for},
-    roles,
-    sql::Look,
-};
+use super::{endpoints, member::Member, roles, sql::Look};
 use crate::state::State;
 use anyhow::Context;
 use holdfast_core::{names, wire::AgentConfig};
-use holdfast_postgresql::failover::{Record, next_synchronous};
+use holdfast_postgresql::{
+    failover::{Change, Record, Synchronous, change, next_synchronous},
+    settings,
+};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -37,20 +35,23 @@ impl Member {
             return self.tell(config, None, "starting", "").await;
         };
         if look.recovering {
-            return self.promote(config, &record).await;
+            return self.promote(config, &record, look.timeline).await;
         }
         if self.memory.led != Some(record.term) {
             return self.begin(config, record, look).await;
         }
         self.archiver.know(&look.system_identifier, true);
         // First: the rest of a turn may take seconds, and a volume may fill within them.
-        self.configure(config, "", Some(&record))?;
+        let obeys = self.memory.obeys.clone().unwrap_or_else(|| Synchronous::of(&record));
+        self.obey(config, &record, &obeys)?;
         self.guard().await?;
+        if self.asked_to_switch(config, &record, &look).await? {
+            return Ok(());
+        }
         if self.memory.pointed.is_none_or(|at| at.elapsed() > POINT_AGAIN) {
             self.point(config, &record).await?;
         }
-        let record = self.keep_synchronous(config, record, &look).await?;
-        self.configure(config, "", Some(&record))?;
+        self.keep_synchronous(config, record, obeys, &look).await?;
         let mut report = self.report(config, Some(&look), "", "");
         // Only what the Lease says: on that a takeover relies. While the set changes it may not ask for any confirmation yet.
         let promised = self.keeper.held().filter(|held| held.confirmations > 0);
@@ -61,8 +62,9 @@ impl Member {
         Ok(())
     }
 
-    async fn promote(&mut self, config: &AgentConfig, record: &Record) -> anyhow::Result<()> {
+    async fn promote(&mut self, config: &AgentConfig, record: &Record, own: u32) -> anyhow::Result<()> {
         self.tell(config, None, "promoting", "").await?;
+        self.postgres.allot(own, record.timeline)?;
         // Its own synchronous set before it accepts the first commit.
         self.configure(config, "", Some(record))?;
         let work = self.postgres.promote(PROMOTION_LIMIT);
@@ -149,8 +151,9 @@ impl Member {
         &mut self,
         config: &AgentConfig,
         record: Record,
+        obeys: Synchronous,
         look: &Look,
-    ) -> anyhow::Result<Record> {
+    ) -> anyhow::Result<()> {
         let now = Instant::now();
         for standby in &look.streams_to {
             self.memory.streamed.insert(standby.clone(), now);
@@ -173,45 +176,56 @@ impl Member {
             .filter(|p| *p != self.identity.holder.pod)
             .collect();
         let mode = config.durability.mode;
-        let Some((set, confirmations)) =
-            next_synchronous(&record, mode, config.durability.standbys, &wanted, &streaming)
-        else {
-            return Ok(record);
+        let next = next_synchronous(&record, mode, config.durability.standbys, &wanted, &streaming);
+        let recorded = (record.synchronous.clone(), record.confirmations);
+        let (set, confirmations) = match next {
+            None if obeys == Synchronous::of(&record) => return Ok(()),
+            next => next.unwrap_or(recorded),
         };
-        let mut union: Vec<String> = record.synchronous.iter().chain(&set).cloned().collect();
-        union.sort();
-        union.dedup();
-        // What holds before and after the change: everybody of both sets, and only as many confirmations as both ask for. The Lease
-        // says this while postgres changes over, so that a takeover meanwhile asks whoever may have a commit.
-        let weakest = record.confirmations.min(confirmations);
-        let between = Record { synchronous: union, confirmations: weakest, ..record.clone() };
-        let next = Record { synchronous: set, confirmations, ..record.clone() };
+        let goal = Synchronous { members: set, confirmations };
         self.keeper.healthy_for(IN_FORCE_LIMIT * 2);
-        if between != record {
-            self.keeper.update(config, between.clone()).await.context("recording the synchronous set")?;
-        }
-        self.configure(config, "", Some(&next))?;
-        if between != next {
-            // The new promise counts only when every backend obeys it and what was committed before has arrived as well.
-            self.wait_until_in_force(&waits_for(&next)).await?;
-            if !self.arrived(&next).await? {
-                return Ok(next);
+        let (mut record, mut obeys, mut arrived) = (record, obeys, false);
+        loop {
+            match change(&Synchronous::of(&record), &obeys, &goal, arrived) {
+                Change::Record(Synchronous { members: synchronous, confirmations }) => {
+                    record = Record { synchronous, confirmations, ..record };
+                    self.keeper
+                        .update(config, record.clone())
+                        .await
+                        .context("recording the synchronous set")?;
+                }
+                Change::Obey => {
+                    self.obey(config, &record, &goal)?;
+                    self.wait_until_in_force(&goal).await?;
+                    obeys = goal.clone();
+                }
+                // Asked again next turn.
+                Change::Arrive if !self.arrived(&goal).await? => return Ok(()),
+                Change::Arrive => arrived = true,
+                Change::Done => break,
             }
-            self.keeper.update(config, next.clone()).await.context("recording the synchronous set")?;
         }
-        tracing::info!(synchronous = ?next.synchronous, confirmations, "synchronous set");
-        Ok(next)
+        tracing::info!(synchronous = ?record.synchronous, confirmations, "synchronous set");
+        Ok(())
+    }
+
+    /// Has postgres wait for this set.
+    fn obey(&mut self, config: &AgentConfig, record: &Record, set: &Synchronous) -> anyhow::Result<()> {
+        let obeyed =
+            Record { synchronous: set.members.clone(), confirmations: set.confirmations, ..record.clone() };
+        self.memory.obeys = Some(set.clone());
+        self.configure(config, "", Some(&obeyed))
     }
 
     /// Whether as many of the set as must confirm have flushed everything that was written until now. Bounded; asked again next turn.
-    async fn arrived(&self, next: &Record) -> anyhow::Result<bool> {
+    async fn arrived(&self, next: &Synchronous) -> anyhow::Result<bool> {
         if next.confirmations < 1 {
             return Ok(true);
         }
         let session = crate::sql::local("postgres").await?;
         let position = session.value("select pg_current_wal_flush_lsn()").await?;
         let position = position.context("the server does not say how far it wrote")?;
-        let names: Vec<String> = next.synchronous.iter().map(|s| format!("'{s}'")).collect();
+        let names: Vec<String> = next.members.iter().map(|s| format!("'{s}'")).collect();
         let question = format!(
             "select count(*) from pg_stat_replication where application_name in ({}) and flush_lsn >= '{position}'",
             names.join(", ")
@@ -226,11 +240,12 @@ impl Member {
         }
     }
 
-    async fn wait_until_in_force(&self, setting: &str) -> anyhow::Result<()> {
+    async fn wait_until_in_force(&self, set: &Synchronous) -> anyhow::Result<()> {
+        let setting = settings::synchronous_standby_names(&set.members, set.confirmations);
         let end = Instant::now() + IN_FORCE_LIMIT;
         let session = crate::sql::local("postgres").await?;
         loop {
-            if session.value("show synchronous_standby_names").await?.as_deref() == Some(setting) {
+            if session.value("show synchronous_standby_names").await?.as_ref() == Some(&setting) {
                 // A walsender looks at its configuration at least once in a status interval of a second.
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 return Ok(());

@@ -5,7 +5,7 @@
 
 use super::{clock, fence};
 use holdfast_core::{names, wire::AgentConfig};
-use holdfast_postgresql::failover::Record;
+use holdfast_postgresql::failover::{HandOver, Record, Switchover, fence_after};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
@@ -78,7 +78,11 @@ enum Command {
         reply: oneshot::Sender<Result<(), String>>,
     },
     /// Give it back.
-    Release { reply: oneshot::Sender<Result<(), String>> },
+    Release {
+        hand_over: Option<HandOver>,
+        switchover: Option<Switchover>,
+        reply: oneshot::Sender<Result<(), String>>,
+    },
 }
 
 /// State that both threads see.
@@ -166,10 +170,17 @@ impl Keeper {
         self.take(config, record, None).await
     }
 
-    /// Gives the Lease back. Only after postgres has stopped.
-    pub async fn release(&self) -> anyhow::Result<()> {
+    /// Gives the Lease back, to a successor if there is one. Only after postgres has stopped.
+    pub async fn release(&self, hand_over: Option<HandOver>) -> anyhow::Result<()> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Command::Release { reply }, answer).await
+        self.ask(Command::Release { hand_over, switchover: None, reply }, answer).await
+    }
+
+    /// As `release`, because it was asked for.
+    pub async fn switch_over(&self, hand_over: HandOver, switchover: Switchover) -> anyhow::Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let release = Command::Release { hand_over: Some(hand_over), switchover: Some(switchover), reply };
+        self.ask(release, answer).await
     }
 }
 
@@ -187,9 +198,9 @@ impl Holding {
         Duration::from_secs(u64::try_from(self.config.ttl_seconds).unwrap_or(6))
     }
 
-    /// Fencing must be complete before `until`; a sixth of the TTL is what it may take.
+    /// Fencing must be complete before `until`.
     fn fence_at(&self) -> Duration {
-        self.until.saturating_sub(self.ttl() / 6)
+        (self.until + fence_after(self.ttl())).saturating_sub(self.ttl())
     }
 
     /// Time until then: no call may outlast it.
@@ -235,11 +246,12 @@ async fn keep(mut commands: mpsc::Receiver<Command>, shared: Arc<Shared>) {
                 }
                 let _ = reply.send(answer);
             }
-            Some(Command::Release { reply }) => {
+            Some(Command::Release { hand_over, switchover, reply }) => {
                 let answer = match &holding {
                     None => Ok(()),
                     Some(h) => {
-                        let free = Record { holder: None, ..h.record.clone() };
+                        let switchover = switchover.or_else(|| h.record.switchover.clone());
+                        let free = Record { holder: None, hand_over, switchover, ..h.record.clone() };
                         write(&client, &h.config, &free, Some(&h.lease), h.left())
                             .await
                             .map(|_| ())
@@ -379,6 +391,8 @@ mod tests {
             system_identifier: "42".into(),
             synchronous: vec!["meadow-0".into()],
             confirmations: 1,
+            hand_over: None,
+            switchover: None,
         };
         let mut lease = to_lease(&config, &record, None, Timestamp::UNIX_EPOCH).unwrap();
         lease.metadata.uid = Some("first".into());

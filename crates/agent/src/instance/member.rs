@@ -8,10 +8,11 @@ use super::{
     files::Files,
     guard::Guard,
     lease::Keeper,
-    peers::{self, Asked, Call},
+    peers::Asked,
     postgres::{Postgres, Running},
     shared::Shared,
     sql::{Look, look},
+    vote::{Promised, version_of},
     watches::SeenLease,
 };
 use crate::{
@@ -20,15 +21,14 @@ use crate::{
     state::State,
 };
 use anyhow::Context;
-use futures::{StreamExt, stream::FuturesUnordered};
 use holdfast_core::{
     names,
     report::{InstanceReport, Role, VolumeStage},
     wire::AgentConfig,
 };
 use holdfast_postgresql::{
-    failover::{Action, Data, Record, Server, View, Vote, decide},
-    settings::{self, Instance},
+    failover::{Action, Data, HandOver, Record, Server, Synchronous, View, decide, successor},
+    settings::Instance,
 };
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
 use kube::Api;
@@ -96,10 +96,12 @@ pub struct Memory {
     pub streamed: std::collections::BTreeMap<String, Instant>,
     /// Since when this standby does not stream although somebody leads.
     pub cut_off: Option<Instant>,
-    /// The highest term promised to a candidate.
-    pub promised: u64,
-    /// When it was promised.
-    pub promised_at: Option<Instant>,
+    /// What was promised to candidates, as it is kept on the volume.
+    pub promised: Promised,
+    /// The Lease, or that there is none, was seen in an earlier turn.
+    pub acquainted: bool,
+    /// What the running server was told to wait for.
+    pub obeys: Option<Synchronous>,
     /// Starts of the server in a row that it did not live to answer.
     pub starts: u32,
     /// The Lease as the last view saw it: the only version that may be replaced on that view's word.
@@ -181,7 +183,7 @@ impl Member {
                 return self.tell(&config, look.as_ref(), "asking the other instances", "").await;
             }
             self.memory.polled = Some(Instant::now());
-            self.poll(&config, view).await;
+            self.poll(&config, view).await?;
             action = decide(view);
         }
         tracing::debug!(?action, "decided");
@@ -189,7 +191,7 @@ impl Member {
     }
 
     /// Asks the server how it is. `None`: it does not run, or does not answer yet.
-    async fn look(&mut self) -> Option<Look> {
+    pub(super) async fn look(&mut self) -> Option<Look> {
         if self.postgres.running() != Running::Yes {
             self.session = None;
             return None;
@@ -232,7 +234,11 @@ impl Member {
         START_LIMIT * (1 << self.memory.starts.saturating_sub(1).min(6))
     }
 
-    async fn view(&mut self, config: &AgentConfig, look: Option<&Look>) -> anyhow::Result<Option<View>> {
+    pub(super) async fn view(
+        &mut self,
+        config: &AgentConfig,
+        look: Option<&Look>,
+    ) -> anyhow::Result<Option<View>> {
         let seen = self.lease.borrow().clone();
         if !seen.known {
             return Ok(None);
@@ -265,6 +271,8 @@ impl Member {
         };
         // What this member holds it knows better than any watch.
         let record = self.keeper.held().or(seen.record);
+        let (lease_uid, version) = version_of(seen.lease.as_ref());
+        let promise = self.promise_about(record.as_ref(), lease_uid, version, data == Data::Empty).await?;
         let holder_terminated = self.holder_terminated(config, record.as_ref(), &server).await;
         Ok(Some(View {
             me: self.identity.holder.clone(),
@@ -276,11 +284,12 @@ impl Member {
             data,
             server,
             lease: record,
+            version,
             unchanged: clock::now().saturating_sub(seen.changed),
             ttl: Duration::from_secs(u64::try_from(config.ttl_seconds).unwrap_or(6)),
             holder_terminated,
             votes: Vec::new(),
-            promised: self.memory.promised,
+            promise,
             polled: false,
         }))
     }
@@ -380,6 +389,7 @@ impl Member {
         self.write_files(config, upstream, record)?;
         self.memory.hash.clone_from(&self.memory.written);
         self.memory.looks = READ;
+        self.memory.obeys = None;
         self.memory.starting = Some(Instant::now());
         self.memory.began = self.memory.starting;
         self.memory.starts = self.memory.starts.saturating_add(1);
@@ -435,7 +445,7 @@ impl Member {
                 self.memory.hurry = true;
                 Ok(())
             }
-            Action::Release => self.keeper.release().await,
+            Action::Release => self.keeper.release(None).await,
             Action::Initialise => {
                 self.adopt_lease(config, view).await?;
                 self.initialise(config).await
@@ -444,23 +454,12 @@ impl Member {
                 self.adopt_lease(config, view).await?;
                 self.lead(config, look).await
             }
-            // Following the old holder again would confirm commits that the candidate was promised not to miss. Bounded, so that
-            // a candidate that comes to nothing does not keep this member away for ever.
-            Action::Follow(_) if self.promised_another(view) => {
-                self.tell(config, look.as_ref(), "keeps its promise to a candidate", "").await
-            }
             Action::Follow(holder) => self.follow(config, view, look, &holder).await,
             Action::StandAlone => {
                 self.start(config, "", None, true).await?;
                 self.tell(config, None, "replaying its own WAL", "").await
             }
         }
-    }
-
-    fn promised_another(&self, view: &View) -> bool {
-        view.lease.as_ref().is_some_and(|r| r.term < self.memory.promised)
-            && self.memory.promised_at.is_some_and(|at| at.elapsed() < view.ttl * 2)
-            && view.data != Data::Empty
     }
 
     /// The Lease names this member, but the keeper does not know: an answer got lost. From here on it is renewed.
@@ -506,139 +505,6 @@ impl Member {
         // Straight on: the next turn would only find the same.
         let record = self.keeper.held();
         self.start(config, "", record.as_ref(), false).await
-    }
-
-    /// Stops receiving WAL, so that what is reported stays true; returns the position afterwards.
-    async fn detach(&mut self, config: &AgentConfig) -> Option<Look> {
-        self.configure(config, "", None).ok()?;
-        let end = Instant::now() + Duration::from_millis(1200);
-        loop {
-            let look = self.look().await?;
-            if !look.recovering {
-                return Some(look);
-            }
-            let receiving =
-                self.session.as_ref()?.value("select count(*) from pg_stat_wal_receiver").await.ok()?;
-            if receiving.as_deref() == Some("0") && look.replayed {
-                return Some(look);
-            }
-            if Instant::now() > end {
-                return None;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Calls for votes and puts them into the view, this member's own position included.
-    async fn poll(&mut self, config: &AgentConfig, view: &mut View) {
-        if matches!(view.server, Server::Standby { .. }) {
-            match self.detach(config).await {
-                Some(look) => view.server = look.server(),
-                None => return,
-            }
-        }
-        let call = Call {
-            term: view.next_term(),
-            candidate: self.identity.holder.pod.clone(),
-            data_set: config.data_set.clone(),
-        };
-        self.memory.promised = self.memory.promised.max(call.term);
-        self.memory.promised_at = Some(Instant::now());
-        let mut peers: Vec<String> = view.members.clone();
-        if let Some(record) = &view.lease {
-            // Members that the spec no longer wants may still hold the newest commits.
-            peers.extend(record.synchronous.iter().cloned());
-            peers.push(record.last_holder.clone());
-        }
-        peers.sort();
-        peers.dedup();
-        peers.retain(|p| !p.is_empty() && *p != self.identity.holder.pod);
-        let last_holder = view.lease.as_ref().map(|r| r.last_holder.clone()).unwrap_or_default();
-        let mut asks: FuturesUnordered<_> = peers
-            .iter()
-            .map(|pod| {
-                let call = &call;
-                async move { (pod.clone(), peers::ask(&config.database, &config.namespace, pod, call).await) }
-            })
-            .collect();
-        let mut silent: std::collections::BTreeSet<String> = peers.iter().cloned().collect();
-        // Others may be asking this member at the same time: they are answered, or both would wait for each other.
-        while !silent.is_empty() {
-            // The lost primary will hardly answer: once all others have, it gets only a moment.
-            let only_the_lost = silent.iter().all(|p| *p == last_holder);
-            let patience = if only_the_lost { Duration::from_millis(150) } else { Duration::from_secs(3) };
-            tokio::select! {
-                answer = asks.next() => match answer {
-                    Some((pod, answer)) => {
-                        silent.remove(&pod);
-                        match answer {
-                            Ok(vote) => view.votes.push(vote),
-                            Err(error) => tracing::info!(%pod, error = format!("{error:#}"), "no promise"),
-                        }
-                    }
-                    None => break,
-                },
-                asked = self.asked.recv() => if let Some(asked) = asked {
-                    let vote = self.vote_of(config, view, &asked.call);
-                    let _ = asked.reply.send(vote);
-                },
-                () = tokio::time::sleep(patience) => break,
-            }
-        }
-        view.polled = true;
-        tracing::info!(term = call.term, votes = ?view.votes, "polled");
-    }
-
-    /// The promise that follows from a view whose server receives nothing any more.
-    fn vote_of(&self, config: &AgentConfig, view: &View, call: &Call) -> Vote {
-        let (data_set, system_identifier) = match &view.data {
-            Data::Present { data_set, system_identifier, .. } => {
-                (data_set.clone(), system_identifier.clone())
-            }
-            Data::Empty => Default::default(),
-        };
-        let (timeline, flushed) = match view.server {
-            Server::Standby { timeline, flushed, .. } => (timeline, flushed),
-            _ => Default::default(),
-        };
-        Vote {
-            pod: self.identity.holder.pod.clone(),
-            term: call.term,
-            data_set,
-            system_identifier,
-            timeline: if call.data_set == config.data_set { timeline } else { 0 },
-            flushed,
-            leads: self.keeper.held().is_some(),
-        }
-    }
-
-    /// Answers a peer's call. A member that still hears from the holder, or sees its Lease alive, promises nothing.
-    async fn promise(&mut self, asked: Asked) {
-        let config = self.config.borrow().clone();
-        let look = self.look().await;
-        let Ok(Some(mut view)) = self.view(&config, look.as_ref()).await else { return };
-        let alive = view.lease.as_ref().is_some_and(|r| {
-            r.data_set == config.data_set
-                && r.holder.is_some()
-                && view.unchanged < view.ttl
-                && !view.holder_terminated
-        });
-        let hears = matches!(view.server, Server::Standby { streaming: true, .. });
-        let stale = asked.call.term < self.memory.promised;
-        if self.keeper.held().is_none() && !(alive && hears) && !stale {
-            self.memory.promised = asked.call.term;
-            self.memory.promised_at = Some(Instant::now());
-            if matches!(view.server, Server::Standby { .. }) {
-                match self.detach(&config).await {
-                    Some(look) => view.server = look.server(),
-                    None => view.server = Server::Starting,
-                }
-            }
-        } else {
-            view.server = Server::Starting;
-        }
-        let vote = self.vote_of(&config, &view, &asked.call);
-        let _ = asked.reply.send(vote);
     }
 
     /// Publishes what this member does.
@@ -696,8 +562,11 @@ impl Member {
     /// The end of the container: withdraw, stop, archive the tail, give the Lease back, in this order.
     pub async fn end(&mut self) {
         let config = self.config.borrow().clone();
-        let led = self.keeper.held().is_some();
+        let held = self.keeper.held();
+        let led = held.is_some();
         let mut report = self.shared.report();
+        let me = &self.identity.holder.pod;
+        let successor = held.and_then(|record| successor("any", me, &record, &report.streaming).ok()?);
         report.ready = false;
         report.doing = "stopping".into();
         self.shared.publish(report);
@@ -709,19 +578,15 @@ impl Member {
                 tracing::warn!(%error, "withdrawing from the Service");
             }
         }
-        self.session = None;
-        let keeper = self.keeper.clone();
-        let shared = self.shared.clone();
-        let alive = tokio::spawn(async move {
-            loop {
-                keeper.healthy_for(Duration::from_secs(3));
-                shared.beat();
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        });
-        let clean = self.postgres.stop(STOP_LIMIT).await;
-        fence::kill_everything();
-        if led && let Err(error) = self.keeper.release().await {
+        let (alive, clean) = self.shut_down(STOP_LIMIT).await;
+        let hand_over = match successor.filter(|_| clean) {
+            Some(to) => self.handed_over(to).await,
+            None => None,
+        };
+        if let Some(HandOver { to, lsn }) = &hand_over {
+            tracing::info!(%to, %lsn, "handing over");
+        }
+        if led && let Err(error) = self.keeper.release(hand_over).await {
             tracing::warn!(error = format!("{error:#}"), "releasing the Lease: others wait for its TTL");
         }
         let tail = self.archiver.drain(Duration::from_secs(60)).await;
@@ -733,9 +598,4 @@ impl Member {
 /// Connection settings towards the pod that leads.
 pub fn upstream(config: &AgentConfig, pod: &str) -> String {
     names::pod_host(&config.database, &config.namespace, pod)
-}
-
-/// Whether `settings` would make a server wait for these members.
-pub fn waits_for(record: &Record) -> String {
-    settings::synchronous_standby_names(&record.synchronous, record.confirmations)
 }

@@ -3,7 +3,7 @@
 //! [`run`] starts the parts and then loops: observe, decide (`holdfast_postgresql::failover::decide`), act. The parts:
 //! `lease` keeps or loses the Lease and fences, `postgres` is the server as a process, `archiver` moves WAL,
 //! `disk` measures the volume and holds room back, `guard` keeps a full one from ending the server,
-//! `peers` answers other agents, `endpoints` points the Service, `report` and `http` tell others.
+//! `peers` answers other agents, `vote` says what and keeps promises, `switchover` ends a primary in good order, `endpoints` points the Service, `report` and `http` tell others.
 
 pub mod archiver;
 mod clock;
@@ -23,6 +23,8 @@ mod report;
 mod roles;
 mod shared;
 mod sql;
+mod switchover;
+mod vote;
 mod watches;
 
 use crate::state::State;
@@ -125,6 +127,7 @@ pub async fn run() -> anyhow::Result<()> {
     };
     tracing::info!(pod = %identity.holder.pod, nonce = %identity.holder.nonce, data = ?state, "begins");
 
+    let promised = vote::Promised::load(&volume)?;
     let segment = u64::try_from(config.wal_segment_size_mb).unwrap_or(16) << 20;
     let disk = disk::Disk::start(&volume, segment, shared.clone())?;
     disk.look(false).await;
@@ -162,7 +165,7 @@ pub async fn run() -> anyhow::Result<()> {
         shared,
         volume,
         session: None,
-        memory: member::Memory::default(),
+        memory: member::Memory { promised, ..member::Memory::default() },
     };
     let result = tokio::select! {
         () = member.live() => Ok(()),

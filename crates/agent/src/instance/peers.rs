@@ -2,9 +2,8 @@
 
 use anyhow::Context;
 use holdfast_core::{names, wire};
-use holdfast_postgresql::failover::Vote;
+use holdfast_postgresql::failover::{Call, Vote};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
-use serde::{Deserialize, Serialize};
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -18,18 +17,6 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, rustls};
 const DEADLINE: Duration = Duration::from_millis(2500);
 /// Longest line that is read.
 const LONGEST: u64 = 16 * 1024;
-
-/// A call for a promise.
-#[derive(Serialize, Deserialize, Clone, Debug)]
-#[serde(rename_all = "camelCase")]
-pub struct Call {
-    /// The term that the candidate wants to begin.
-    pub term: u64,
-    /// The candidate's pod.
-    pub candidate: String,
-    /// The data set that it is about.
-    pub data_set: String,
-}
 
 /// A call that arrived, and where the promise goes.
 pub struct Asked {

@@ -4,7 +4,7 @@ use super::{files::Files, guard::NoSpace};
 use crate::state::{State, data_directory, sync_folder};
 use anyhow::{Context, bail};
 use holdfast_core::wire::AgentConfig;
-use holdfast_postgresql::settings;
+use holdfast_postgresql::{Lsn, settings, wal::WalFile};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -306,6 +306,21 @@ impl Postgres {
         .await
     }
 
+    /// Has the next promotion begin this timeline and none before it. PostgreSQL takes the first number above its own that has no history
+    /// file, and one that the Lease allotted before may be in use on a volume that is away: with the same number for two
+    /// timelines neither pg_rewind nor a standby could tell them apart. An empty history file is a timeline that is nobody's parent.
+    pub fn allot(&self, own: u32, next: u32) -> anyhow::Result<()> {
+        let folder = self.data().join("pg_wal");
+        for timeline in (own + 1).max(2)..next {
+            let path = folder.join(WalFile::History(timeline).to_string());
+            if !path.exists() {
+                tracing::info!(timeline, "allotted before: left out");
+                crate::state::write_durably(&path, b"")?;
+            }
+        }
+        Ok(())
+    }
+
     /// Promotes the standby and waits until it accepts writes.
     pub async fn promote(&self, limit: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + limit;
@@ -348,6 +363,20 @@ pub async fn system_identifier(data: &Path) -> anyhow::Result<String> {
     Ok(line.context("pg_controldata names no system identifier")?.trim().to_string())
 }
 
+/// Where the record of the shutdown checkpoint begins, the last one in the WAL.
+///
+/// Errors: the data was not shut down in good order.
+pub async fn shut_down_at(data: &Path) -> anyhow::Result<Lsn> {
+    last_checkpoint(&control_data(data).await?)
+}
+
+fn last_checkpoint(control_data: &str) -> anyhow::Result<Lsn> {
+    let value = |label: &str| control_data.lines().find_map(|l| l.strip_prefix(label)).map(str::trim);
+    let state = value("Database cluster state:").context("pg_controldata names no state")?;
+    anyhow::ensure!(state == "shut down", "the data is {state}, not shut down");
+    Ok(value("Latest checkpoint location:").context("pg_controldata names no checkpoint")?.parse()?)
+}
+
 /// Settings that whoever wrote the data's WAL had, of those that a standby must not have lower.
 pub async fn settings_of_the_wal(data: &Path) -> anyhow::Result<std::collections::BTreeMap<String, i64>> {
     Ok(settings_in(&control_data(data).await?))
@@ -386,6 +415,31 @@ fn remove_tree(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_clean_shutdown_can_be_handed_over() {
+        let text = |state: &str| {
+            format!(
+                "Database cluster state:               {state}\nLatest checkpoint location:           0/5000060\n"
+            )
+        };
+        assert_eq!(last_checkpoint(&text("shut down")).unwrap(), Lsn(0x500_0060));
+        for state in ["in production", "shut down in recovery", "shutting down"] {
+            assert!(last_checkpoint(&text(state)).is_err(), "{state}");
+        }
+    }
+
+    #[test]
+    fn timelines_that_were_allotted_before_are_left_out() {
+        let volume = tempfile::tempdir().unwrap();
+        let wal = data_directory(volume.path()).join("pg_wal");
+        fs::create_dir_all(&wal).unwrap();
+        fs::write(wal.join("00000003.history"), "2\t0/5\tx\n").unwrap();
+        Postgres::new(volume.path(), Children::default()).allot(2, 5).unwrap();
+        assert_eq!(fs::read(wal.join("00000003.history")).unwrap(), b"2\t0/5\tx\n");
+        assert_eq!(fs::read(wal.join("00000004.history")).unwrap(), b"");
+        assert!(!wal.join("00000002.history").exists() && !wal.join("00000005.history").exists());
+    }
 
     #[test]
     fn the_control_file_tells_what_a_standby_needs() {

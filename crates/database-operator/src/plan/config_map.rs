@@ -27,6 +27,8 @@ pub struct Decided<'a> {
     pub durability: &'a Durability,
     /// The archive.
     pub archive: Option<ArchiveConfig>,
+    /// A switchover that is asked for and was not carried out yet.
+    pub switchover: Option<&'a String>,
 }
 
 /// The agents' configuration.
@@ -54,6 +56,7 @@ pub fn agent_config(db: &ValidatedDatabase, decided: Decided<'_>) -> AgentConfig
         pg_hba: postgresql.pg_hba.clone(),
         memory_bytes: db.memory_bytes,
         archive: decided.archive,
+        switchover: decided.switchover.cloned(),
     }
 }
 

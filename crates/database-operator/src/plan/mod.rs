@@ -301,6 +301,8 @@ fn carry_out(
     let decision = durability::decide(db, recorded.as_ref(), running);
     let archive = config_map::archive(db, observed.store.as_deref(), told.as_ref());
     let store = archive.as_ref().map(|a| a.store.clone());
+    let handled = status.and_then(|s| s.handled.as_ref()?.switchover.as_ref());
+    let asked = observed.database.annotations().get(names::ANNOTATION_SWITCHOVER);
     let config = config_map::agent_config(
         db,
         config_map::Decided {
@@ -310,6 +312,7 @@ fn carry_out(
             system_identifier: data_set.system_identifier.as_deref().unwrap_or_default(),
             durability: &decision.durability,
             archive,
+            switchover: asked.filter(|asked| handled != Some(*asked)),
         },
     );
     let stopped = operation.stops() || db.spec.stopped;

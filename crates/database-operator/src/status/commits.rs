@@ -16,6 +16,22 @@ pub use holdfast_core::conditions::COMMITS_WAIT;
 struct Record {
     synchronous: Vec<String>,
     confirmations: usize,
+    switchover: Option<Switchover>,
+}
+
+/// What the Lease says of the last switchover that was asked for.
+#[derive(Deserialize)]
+pub struct Switchover {
+    /// As it was asked for.
+    pub asked: String,
+    /// Why it was refused; empty: it was not.
+    #[serde(default)]
+    pub refused: String,
+}
+
+/// What became of the last switchover that was asked for.
+pub fn switchover(observed: &Observed) -> Option<Switchover> {
+    record(observed.primary_lease.as_deref()?)?.switchover
 }
 
 fn record(lease: &Lease) -> Option<Record> {

@@ -4,6 +4,7 @@ use crate::{plan::trouble::DISK_FULL, status::space};
 use holdfast_core::{
     DatabaseStatus,
     conditions::{self, types},
+    names,
 };
 
 /// Something worth an event.
@@ -36,6 +37,17 @@ pub fn news(old: &DatabaseStatus, new: &DatabaseStatus) -> Vec<News> {
         let note =
             format!("{} is primary now, on timeline {timeline}; before it was {}", name(new), name(old));
         tell(false, "FailedOver", "Promote", note);
+    }
+    let handled = |status: &DatabaseStatus| status.handled.clone().unwrap_or_default();
+    let (was, is) = (handled(old), handled(new));
+    if let (Some(asked), Some(why)) = (&is.switchover, &is.switchover_refused)
+        && (&was.switchover, &was.switchover_refused) != (&is.switchover, &is.switchover_refused)
+    {
+        let note = format!(
+            "the switchover to {asked:?} was refused: {why}; ask again with another value of annotation {}, for example any@2",
+            names::ANNOTATION_SWITCHOVER
+        );
+        tell(true, "SwitchoverRefused", "Switchover", note);
     }
     for member in &new.members {
         let before = old.members.iter().find(|m| m.name == member.name).and_then(|m| m.volume.as_ref());

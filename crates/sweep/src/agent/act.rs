@@ -2,7 +2,9 @@
 
 use super::{instance::Instance, lease, member::Process, world::World};
 use holdfast_core::names;
-use holdfast_postgresql::failover::{Action, Data, Record, Server, View, next_synchronous};
+use holdfast_postgresql::failover::{
+    Action, Change, Data, Record, Server, Synchronous, View, change, next_synchronous,
+};
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{Instant, sleep};
 
@@ -59,9 +61,6 @@ impl Instance {
                 self.adopt(view).await;
                 return self.lead().await;
             }
-            Action::Follow(_) if self.promised_another(view) => {
-                self.tell("keeps its promise to a candidate", "");
-            }
             Action::Follow(holder) => return self.follow(view, &holder).await,
             Action::StandAlone => {
                 self.start(false).await;
@@ -78,15 +77,6 @@ impl Instance {
         {
             self.write_lease(record).await;
         }
-    }
-
-    fn promised_another(&self, view: &View) -> bool {
-        let promise =
-            self.agents.with(|world| world.members.get(&self.key).map(|m| (m.promised, m.promised_at)));
-        let Some((promised, Some(at))) = promise else { return false };
-        view.lease.as_ref().is_some_and(|r| r.term < promised)
-            && at.elapsed() < view.ttl * 2
-            && view.data != Data::Empty
     }
 
     /// No volume in use of this database may hold data when initdb runs.
@@ -246,20 +236,26 @@ impl Instance {
             self.in_force(&record);
             return true;
         };
-        let union: BTreeSet<String> = record.synchronous.iter().chain(&set).cloned().collect();
-        let weakest = record.confirmations.min(confirmations);
-        let synchronous = union.into_iter().collect();
-        let between = Record { synchronous, confirmations: weakest, ..record.clone() };
-        let next = Record { synchronous: set, confirmations, ..record.clone() };
-        if between != record && !self.write_lease(between.clone()).await {
-            return false;
+        // Its standbys obey and have everything at once.
+        let goal = Synchronous { members: set, confirmations };
+        let (mut record, mut obeyed) = (record.clone(), Synchronous::of(&record));
+        loop {
+            match change(&Synchronous::of(&record), &obeyed, &goal, true) {
+                Change::Record(Synchronous { members: synchronous, confirmations }) => {
+                    record = Record { synchronous, confirmations, ..record };
+                    if !self.write_lease(record.clone()).await {
+                        return false;
+                    }
+                }
+                Change::Obey => {
+                    let synchronous = goal.members.clone();
+                    self.in_force(&Record { synchronous, confirmations, ..record.clone() });
+                    obeyed = goal.clone();
+                    sleep(SHORT).await;
+                }
+                Change::Arrive | Change::Done => return true,
+            }
         }
-        self.in_force(&next);
-        if between != next {
-            sleep(SHORT).await;
-            return self.write_lease(next).await;
-        }
-        true
     }
 
     /// Ends a segment that has something in it before the archive is too far behind.

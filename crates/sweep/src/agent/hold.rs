@@ -74,7 +74,7 @@ impl Instance {
     /// Gives the Lease back.
     pub(super) async fn release(&mut self) {
         if let Some(held) = self.held.clone() {
-            let free = Record { holder: None, ..held.record };
+            let free = Record { holder: None, hand_over: None, ..held.record };
             let (pace, now) = (self.agents.pace(), self.host.clock.now());
             // Who cannot say so leaves others to wait for the TTL.
             let _ = lease::write(&self.client, &self.config, free, Some(&held.lease), now, pace).await;

@@ -13,7 +13,7 @@ use holdfast_core::{
     report::InstanceReport,
     wire::{self, AgentConfig},
 };
-use holdfast_postgresql::failover::{Action, Data, Holder, Record, Server, View, decide};
+use holdfast_postgresql::failover::{Action, Call, Data, Holder, Record, Server, View, decide};
 use holdfast_runtime::apply::bounded;
 use holdfast_testkit::cluster::{Exit, Host};
 use k8s_openapi::api::{
@@ -265,6 +265,8 @@ impl Instance {
                 let same = version(&lease) == version(&self.lease);
                 self.unreadable = read.as_ref().err().cloned();
                 self.lease = lease;
+                let number =
+                    self.lease.as_ref().and_then(|l| l.resource_version()?.parse().ok()).unwrap_or(0);
                 self.agents.with(|world| {
                     let Some(member) = world.members.get_mut(&self.key) else { return };
                     // The same version seen again is no sign of life.
@@ -273,6 +275,7 @@ impl Instance {
                     }
                     member.seen.known = true;
                     member.seen.record = read.ok().flatten();
+                    member.seen.version = number;
                 });
             }
         }
@@ -341,11 +344,12 @@ impl Instance {
                 },
                 server: world.server(&self.key),
                 lease: record,
+                version: member.seen.version,
                 unchanged: member.seen.changed.elapsed(),
                 ttl: member.ttl(),
                 holder_terminated,
                 votes: Vec::new(),
-                promised: member.promised,
+                promise: member.promise,
                 polled: false,
             })
         })
@@ -385,7 +389,13 @@ impl Instance {
 
     /// Calls for promises and puts them into the view.
     fn poll(&mut self, view: &mut View) {
-        let term = view.next_term();
+        let call = Call {
+            term: view.next_term(),
+            version: view.version,
+            lease_uid: String::new(),
+            candidate: self.key.1.clone(),
+            data_set: self.config.data_set.clone(),
+        };
         let mut peers = view.members.clone();
         if let Some(record) = &view.lease {
             // Members that the spec no longer wants may still hold the newest commits.
@@ -400,11 +410,10 @@ impl Instance {
                 view.server = world.server(&self.key);
             }
             if let Some(member) = world.members.get_mut(&self.key) {
-                member.promised = member.promised.max(term);
-                member.promised_at = Some(Instant::now());
+                member.promise = member.promise.and(&call);
             }
             for peer in peers.iter().filter(|p| !p.is_empty() && **p != self.key.1) {
-                let vote = world.ask(&(self.key.0.clone(), peer.clone()), term, &self.config.data_set);
+                let vote = world.ask(&(self.key.0.clone(), peer.clone()), &call);
                 view.votes.extend(vote);
             }
         });

@@ -1,7 +1,7 @@
 //! A running instance, as the others see it.
 
 use holdfast_core::wire::AgentConfig;
-use holdfast_postgresql::failover::Record;
+use holdfast_postgresql::failover::{Promise, Record};
 use jiff::Timestamp;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -30,6 +30,8 @@ pub struct Seen {
     pub known: bool,
     /// What it says.
     pub record: Option<Record>,
+    /// Which version of it.
+    pub version: u64,
     /// When it last changed.
     pub changed: Instant,
     /// Nonce of a holder whose container is known to be over.
@@ -39,7 +41,7 @@ pub struct Seen {
 impl Seen {
     /// Nothing seen yet.
     pub fn nothing() -> Self {
-        Self { known: false, record: None, changed: Instant::now(), terminated: String::new() }
+        Self { known: false, record: None, version: 0, changed: Instant::now(), terminated: String::new() }
     }
 
     /// The holder's container is known to be over.
@@ -68,10 +70,8 @@ pub struct Member {
     pub leads: bool,
     /// The Lease.
     pub seen: Seen,
-    /// The highest term that it knows of by its promises.
-    pub promised: u64,
-    /// When it promised it.
-    pub promised_at: Option<Instant>,
+    /// What it has promised to candidates.
+    pub promise: Promise,
     /// Standbys that its server waits for.
     pub synchronous: Vec<String>,
     /// How many of them.
@@ -98,8 +98,7 @@ impl Member {
             streaming: false,
             leads: false,
             seen: Seen::nothing(),
-            promised: 0,
-            promised_at: None,
+            promise: Promise::default(),
             synchronous: Vec::new(),
             confirmations: 0,
             refused: None,

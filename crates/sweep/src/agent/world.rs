@@ -7,7 +7,7 @@ use super::{
     worker::Kind,
 };
 use holdfast_core::wire::{HistoryPath, WorkerResult};
-use holdfast_postgresql::failover::{Server, Vote};
+use holdfast_postgresql::failover::{Call, Server, Vote};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::time::Instant;
@@ -409,7 +409,7 @@ impl World {
     }
 
     /// A candidate calls for a promise. `None`: there is nobody to answer.
-    pub fn ask(&mut self, key: &Key, term: u64, data_set: &str) -> Option<Vote> {
+    pub fn ask(&mut self, key: &Key, call: &Call) -> Option<Vote> {
         let member = self.members.get(key)?.clone();
         let streaming = member.streaming && member.process == Process::Standby;
         let alive = member.seen.record.as_ref().is_some_and(|r| {
@@ -420,15 +420,18 @@ impl World {
         });
         // One that still hears from a living holder promises nothing.
         let bound = alive && streaming;
-        let promises = !member.leads && !bound && term >= member.promised;
+        let promises = !member.leads
+            && !bound
+            && call.term >= member.promise.term
+            && call.version >= member.seen.version;
         if promises {
             self.detach(key);
             if let Some(member) = self.members.get_mut(key) {
-                (member.promised, member.promised_at) = (term, Some(Instant::now()));
+                member.promise = member.promise.and(call);
             }
         }
         let server = if promises { self.server(key) } else { Server::Starting };
-        Some(self.vote(key, server, term, data_set == member.config.data_set))
+        Some(self.vote(key, server, call.term, call.data_set == member.config.data_set))
     }
 
     /// The promise that follows from what a server does.

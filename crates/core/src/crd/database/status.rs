@@ -103,6 +103,12 @@ pub struct Handled {
     /// Value of `holdfast.dev/restart` carried out last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<String>,
+    /// Value of `holdfast.dev/switchover` carried out or refused last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switchover: Option<String>,
+    /// Why that switchover was refused; none: another instance is primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switchover_refused: Option<String>,
 }
 
 /// One instance.
