@@ -2,7 +2,13 @@
 
 use super::{children::Write, fixtures::*, *};
 use crate::validate::validate;
-use holdfast_core::{BackupStore, crd::database::DurabilityMode, ids, report::Role, wire::AgentConfig};
+use holdfast_core::{
+    BackupStore,
+    crd::database::{DurabilityMode, Handled},
+    ids,
+    report::Role,
+    wire::AgentConfig,
+};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -184,6 +190,24 @@ fn a_new_operator_restarts_nothing() {
         stateful_set::template_annotation(&set, names::ANNOTATION_RESTARTED).as_deref(),
         Some("today")
     );
+}
+
+#[test]
+fn a_switchover_is_told_to_the_agents_until_it_is_handled_and_restarts_nothing() {
+    let mut seen = carried_out("instances: 3");
+    let before = made(&seen).facts.config_hash;
+    let mut database = (*seen.database).clone();
+    database.annotations_mut().insert(names::ANNOTATION_SWITCHOVER.into(), "any@2".into());
+    seen.database = Arc::new(database.clone());
+    let asked = made(&seen);
+    assert_eq!(config_of(&asked).switchover.as_deref(), Some("any@2"));
+    assert_eq!(asked.stateful_set, SetStep::Leave);
+    assert_eq!(asked.facts.config_hash, before, "what is asked for once is no configuration");
+    carry_out(&mut seen, &asked);
+    let handled = Handled { switchover: Some("any@2".into()), ..Handled::default() };
+    database.status.get_or_insert_default().handled = Some(handled);
+    seen.database = Arc::new(database);
+    assert_eq!(config_of(&made(&seen)).switchover, None);
 }
 
 #[test]

@@ -256,6 +256,34 @@ fn a_restart_is_handled_when_every_instance_runs_from_its_template() {
     assert_eq!(said(&seen, &known).handled.unwrap().restart.as_deref(), Some("today"));
 }
 
+#[test]
+fn what_became_of_a_switchover_is_in_the_lease() {
+    let lease = |switchover: serde_json::Value| {
+        let record =
+            serde_json::json!({"synchronous": [], "confirmations": 0, "switchover": switchover}).to_string();
+        let lease = serde_json::json!({"metadata": {"name": "orders-primary", "annotations": {names::ANNOTATION_RECORD: record}}});
+        Some(Arc::new(serde_json::from_value(lease).unwrap()))
+    };
+    let mut seen = healthy();
+    seen.primary_lease = lease(serde_json::json!(null));
+    let none = said(&seen, &facts(3));
+    assert_eq!(none.handled, None);
+    seen.primary_lease = lease(serde_json::json!({"asked": "orders-1"}));
+    let done = said(&seen, &facts(3));
+    assert_eq!(done.handled.as_ref().unwrap().switchover.as_deref(), Some("orders-1"));
+    assert!(news(&none, &done).iter().all(|n| n.reason != "SwitchoverRefused"));
+    seen.primary_lease = lease(serde_json::json!({"asked": "orders-9", "refused": "it does not stream"}));
+    let refused = said(&seen, &facts(3));
+    let told = news(&done, &refused);
+    let told = told.iter().find(|n| n.reason == "SwitchoverRefused").unwrap();
+    assert!(
+        told.warning && told.note.contains("\"orders-9\" was refused: it does not stream"),
+        "{}",
+        told.note
+    );
+    assert!(news(&refused, &refused).is_empty());
+}
+
 /// Of 1 GiB so much is left, in MiB.
 fn space_of(available: i64, stage: &str) -> Option<VolumeReport> {
     let report = serde_json::json!({"capacityBytes": 1_i64 << 30, "availableBytes": available << 20,
