@@ -47,7 +47,7 @@ pub async fn cached(ctx: &Context, schedule: Arc<BackupSchedule>, now: Timestamp
     let name = schedule.spec.database_ref.name.clone();
     let mut observed = Observed {
         database: cache::get(&ctx.caches.databases, &namespace, &name),
-        backups: cache::filter(&ctx.caches.backups, &namespace, |b| b.spec.database_ref.name == name),
+        backups: cache::backups_of(&ctx.caches.backups, &namespace, &name),
         peers: cache::filter(&ctx.caches.schedules, &namespace, |s| s.spec.database_ref.name == name),
         store: None,
         jobs: cache::filter(&ctx.caches.jobs, &namespace, |j| jobs::is_for(j, RETENTION, &uid)),
@@ -81,7 +81,10 @@ pub async fn live(
         backup::lighten(b);
         b.spec.database_ref.name == name
     };
+    // Closed never: an error would only mean that nobody limits this.
+    let turn = ctx.lists.acquire().await.ok();
     let backups = list::<Backup>(ctx, &namespace, everything.clone(), "list Backups", ours).await?;
+    drop(turn);
     let ours = |s: &mut BackupSchedule| s.spec.database_ref.name == name;
     let peers = list::<BackupSchedule>(ctx, &namespace, everything, "list BackupSchedules", ours).await?;
     let ours = ListParams::default().labels(&jobs::selector(RETENTION, &uid));
@@ -124,7 +127,7 @@ where
     Ok(found.map_err(|source| Error { what, source })?.map(Arc::new))
 }
 
-/// The objects that fit, a page at a time: a namespace may hold thousands of Backups, and many schedules look at once.
+/// The objects that fit, a page at a time: a namespace may hold thousands of Backups.
 async fn list<K>(
     ctx: &Context,
     namespace: &str,
@@ -137,7 +140,7 @@ where
 {
     let api = ctx.api::<K>(namespace);
     let mut found = Vec::new();
-    params.limit = Some(100);
+    params.limit = Some(500);
     loop {
         let page = bounded(api.list(&params)).await.map_err(|source| Error { what, source })?;
         for mut object in page.items {
