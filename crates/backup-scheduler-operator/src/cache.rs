@@ -25,9 +25,6 @@ use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
 /// How long to wait for kinds of other operators before working without them.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Objects in a page of a first list: a page is in memory twice while it is read.
-const PAGE: u32 = 200;
-
 /// How Backups are kept: there may be tens of thousands.
 pub enum Kept {}
 
@@ -117,8 +114,7 @@ where
 {
     /// A feed of the objects that this label selector names; empty: all.
     pub fn new(api: Api<K>, labels: &str) -> Self {
-        let config = watching().page_size(PAGE);
-        let config = if labels.is_empty() { config } else { config.labels(labels) };
+        let config = if labels.is_empty() { watching() } else { watching().labels(labels) };
         let (store, writer) = reflector::store::<K>();
         Self { api, config, store, writer, listeners: Vec::new() }
     }

@@ -122,15 +122,11 @@ impl<K: Object, How: Keep<K>> Filler<K, How> {
             }
             Event::InitDone => {
                 // Deleted while the watch was interrupted: no event tells of these.
-                let gone: Vec<(Box<str>, Box<str>)> = {
-                    let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
-                    let in_namespace =
-                        |(namespace, all): (&Box<str>, &BTreeMap<Box<str>, Entry<How::Digest>>)| {
-                            let gone = all.iter().filter(|(_, entry)| entry.seen != self.list);
-                            gone.map(|(name, _)| (namespace.clone(), name.clone())).collect::<Vec<_>>()
-                        };
-                    objects.iter().flat_map(in_namespace).collect()
-                };
+                let mut gone = Vec::new();
+                for (namespace, all) in &*self.objects.read().unwrap_or_else(PoisonError::into_inner) {
+                    let unseen = all.iter().filter(|(_, entry)| entry.seen != self.list);
+                    gone.extend(unseen.map(|(name, _)| (namespace.clone(), name.clone())));
+                }
                 for (namespace, name) in gone {
                     let entry = self.remove(&namespace, &name);
                     let before = entry.as_ref().map(|entry| &entry.digest);
