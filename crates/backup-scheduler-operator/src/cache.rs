@@ -3,9 +3,13 @@
 //! Controllers read their neighbours from here, so that a reconcile with nothing to do asks the API server for nothing.
 //! A cache may be stale: whoever is about to write reads again from the API first.
 
+use crate::backup;
 use futures::{StreamExt, channel::mpsc, future::ready};
 use holdfast_core::{Backup, BackupSchedule, BackupStore, Database};
-use holdfast_runtime::operator::{Process, expired, watching};
+use holdfast_runtime::{
+    operator::{Process, expired, watching},
+    packed::{Keep, Packed},
+};
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
 use kube::{
     Api, Resource, ResourceExt,
@@ -21,13 +25,46 @@ use std::{collections::HashSet, fmt::Debug, sync::Arc, time::Duration};
 /// How long to wait for kinds of other operators before working without them.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How Backups are kept: there may be tens of thousands.
+pub enum Kept {}
+
+/// What Backups are found by without being unpacked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// Their Database.
+    pub database: Arc<str>,
+    /// Over, well or not.
+    pub is_final: bool,
+    /// Being deleted.
+    pub deleting: bool,
+}
+
+impl Keep<Backup> for Kept {
+    type Digest = Digest;
+
+    fn digest(backup: &Backup) -> Digest {
+        Digest {
+            database: backup.spec.database_ref.name.as_str().into(),
+            is_final: backup::is_final(backup),
+            deleting: backup.metadata.deletion_timestamp.is_some(),
+        }
+    }
+
+    fn lighten(backup: &mut Backup) {
+        backup::lighten(backup);
+    }
+}
+
+/// A Backup as the cache keeps it.
+pub type PackedBackup = Packed<Backup, Kept>;
+
 /// What is known of the cluster.
 #[derive(Clone)]
 pub struct Caches {
     /// BackupStores.
     pub stores: Store<BackupStore>,
     /// Backups.
-    pub backups: Store<Backup>,
+    pub backups: Store<PackedBackup>,
     /// BackupSchedules.
     pub schedules: Store<BackupSchedule>,
     /// Databases; empty as long as that kind is not installed.
@@ -66,7 +103,6 @@ type Listener<K> = Box<dyn Fn(&K) + Send + Sync>;
 pub struct Feed<K: Resource<DynamicType = ()> + Clone + 'static> {
     api: Api<K>,
     config: watcher::Config,
-    lighten: fn(&mut K),
     store: Store<K>,
     writer: Writer<K>,
     listeners: Vec<Listener<K>>,
@@ -76,11 +112,11 @@ impl<K> Feed<K>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    /// A feed of the objects that this label selector names; empty: all. `lighten` takes away what nobody reads from the cache.
-    pub fn new(api: Api<K>, labels: &str, lighten: fn(&mut K)) -> Self {
+    /// A feed of the objects that this label selector names; empty: all.
+    pub fn new(api: Api<K>, labels: &str) -> Self {
         let config = if labels.is_empty() { watching() } else { watching().labels(labels) };
         let (store, writer) = reflector::store::<K>();
-        Self { api, config, lighten, store, writer, listeners: Vec::new() }
+        Self { api, config, store, writer, listeners: Vec::new() }
     }
 
     /// The cache, which is filled once the watch has started.
@@ -107,15 +143,12 @@ where
 
     /// Begins to watch, as long as the process lives.
     pub fn start(self, process: &Process, name: &'static str) {
-        let Self { api, config, lighten, store, writer, listeners } = self;
+        let Self { api, config, store, writer, listeners } = self;
         let told = process.clone();
         process.metrics.introduce(name);
         let events = watcher::watcher(api, config)
             .default_backoff()
-            .modify(move |object| {
-                object.managed_fields_mut().clear();
-                lighten(object);
-            })
+            .modify(|object| object.managed_fields_mut().clear())
             .reflect(writer);
         let mut before: Vec<Arc<K>> = Vec::new();
         let pump = async move {
@@ -174,4 +207,10 @@ where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
     store.state_filter(|o| o.meta().namespace.as_deref() == Some(namespace) && fits(o))
+}
+
+/// The Backups of a Database.
+pub fn backups_of(store: &Store<PackedBackup>, namespace: &str, database: &str) -> Vec<Arc<Backup>> {
+    let found = filter(store, namespace, |b: &PackedBackup| *b.digest().database == *database);
+    found.iter().filter_map(|packed| packed.unpack()).map(Arc::new).collect()
 }

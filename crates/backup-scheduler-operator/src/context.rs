@@ -4,7 +4,10 @@ use crate::{cache::Caches, metrics::Results};
 use holdfast_runtime::{events::Events, operator::Clock};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client, Resource, core::NamespaceResourceScope};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
+
+/// Schedules that read Backups from the API server at once.
+pub const LISTS: usize = 8;
 
 /// What every reconcile of this process is given.
 pub struct Context {
@@ -23,6 +26,9 @@ pub struct Context {
     /// Held from counting a store's running backups until the next one's Job exists, so that two Backups that start at
     /// once do not both take the last place. One process leads, so a lock within it is enough.
     pub places: Mutex<()>,
+    /// Held while Backups are read from the API server: a thousand schedules that wake together must not hold all of them in
+    /// memory at once.
+    pub lists: Semaphore,
     /// The clock.
     pub clock: Clock,
 }

@@ -17,9 +17,9 @@ pub mod store;
 mod finalizers;
 mod watches;
 
-use cache::{Caches, Feed, Wakes};
+use cache::{Caches, Feed, PackedBackup, Wakes};
 use context::Context;
-use holdfast_core::{Backup, BackupSchedule, BackupStore, Database, names};
+use holdfast_core::{BackupSchedule, BackupStore, Database, names};
 use holdfast_runtime::operator::{Process, drive};
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
 use kube::{
@@ -39,14 +39,14 @@ pub const CRDS: &[&str] =
 /// Runs the controllers until the process is told to end; workers run `agent_image`. Returns early, which ends the
 /// process, if metrics cannot be registered.
 pub async fn run(process: Process, agent_image: String) {
-    let mut stores = Feed::<BackupStore>::new(process.api(), "", |_| {});
-    let mut backups = Feed::<Backup>::new(process.api(), "", backup::lighten);
-    let mut schedules = Feed::<BackupSchedule>::new(process.api(), "", |_| {});
-    let mut databases = Feed::<Database>::new(process.api(), "", |_| {});
-    let mut jobs = Feed::<Job>::new(process.api(), jobs::LABEL_PURPOSE, |_| {});
+    let mut stores = Feed::<BackupStore>::new(process.api(), "");
+    let mut backups = Feed::<PackedBackup>::new(process.api(), "");
+    let mut schedules = Feed::<BackupSchedule>::new(process.api(), "");
+    let mut databases = Feed::<Database>::new(process.api(), "");
+    let mut jobs = Feed::<Job>::new(process.api(), jobs::LABEL_PURPOSE);
     // Primaries renew their Leases every few seconds; those carry a data set, operation Leases do not.
     let operations = format!("{},!{}", names::LABEL_DATABASE, names::LABEL_DATA_SET);
-    let mut leases = Feed::<Lease>::new(process.api(), &operations, |_| {});
+    let mut leases = Feed::<Lease>::new(process.api(), &operations);
     let caches = Caches {
         stores: stores.store(),
         backups: backups.store(),
@@ -101,6 +101,7 @@ pub async fn run(process: Process, agent_image: String) {
         caches: caches.clone(),
         results,
         places: tokio::sync::Mutex::new(()),
+        lists: tokio::sync::Semaphore::new(context::LISTS),
         clock: process.clock(),
     });
 

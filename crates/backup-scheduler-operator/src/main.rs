@@ -4,6 +4,10 @@ use anyhow::Context;
 use holdfast_backup_scheduler_operator::{CRDS, NAME, run};
 use holdfast_runtime::operator::{self, Setup, setting};
 
+// The first lists take several times what is kept of them; this allocator gives that back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let agent_image = setting("HOLDFAST_AGENT_IMAGE").context(

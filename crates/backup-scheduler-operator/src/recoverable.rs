@@ -83,7 +83,7 @@ pub async fn reconcile(database: Arc<Database>, windows: Arc<Windows>) -> Result
     }
     let ctx = &windows.ctx;
     let (namespace, name) = (database.namespace().unwrap_or_default(), database.name_any());
-    let backups = cache::filter(&ctx.caches.backups, &namespace, |b| b.spec.database_ref.name == name);
+    let backups = cache::backups_of(&ctx.caches.backups, &namespace, &name);
     let wanted = window(&database, backups.iter().map(AsRef::as_ref));
     let current = database.status.as_ref().and_then(|s| s.recoverable.as_ref());
     let (uid, now) = (database.uid().unwrap_or_default(), ctx.now());

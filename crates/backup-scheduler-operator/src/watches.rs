@@ -1,8 +1,8 @@
 //! Who is to be looked at again when a neighbour changes. Pure, over the caches. Backups that are over are not: nothing
 //! that changes around them changes them.
 
-use crate::{backup::is_final, cache};
-use holdfast_core::{Backup, BackupSchedule, BackupStore, Database, names};
+use crate::cache::{self, PackedBackup};
+use holdfast_core::{BackupSchedule, BackupStore, Database, names};
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease};
 use kube::{
     Resource, ResourceExt,
@@ -30,22 +30,22 @@ pub fn owners<K: Resource<DynamicType = ()>>(job: &Job) -> Vec<ObjectRef<K>> {
 }
 
 /// A Database changed: its Backups that are not over.
-pub fn backups_of_database(all: Store<Backup>) -> impl Fn(&Database) -> Vec<ObjectRef<Backup>> {
+pub fn backups_of_database(all: Store<PackedBackup>) -> impl Fn(&Database) -> Vec<ObjectRef<PackedBackup>> {
     move |database: &Database| {
         let name = database.name_any();
-        references(&all, database.namespace(), |b| b.spec.database_ref.name == name && !is_final(b))
+        references(&all, database.namespace(), |b| *b.digest().database == *name && !b.digest().is_final)
     }
 }
 
 /// A store changed: the Backups beside it that are not over, or are being deleted. Whose store it is depends on more.
-pub fn backups_beside(all: Store<Backup>) -> impl Fn(&BackupStore) -> Vec<ObjectRef<Backup>> {
+pub fn backups_beside(all: Store<PackedBackup>) -> impl Fn(&BackupStore) -> Vec<ObjectRef<PackedBackup>> {
     move |store: &BackupStore| {
-        references(&all, store.namespace(), |b| !is_final(b) || b.metadata.deletion_timestamp.is_some())
+        references(&all, store.namespace(), |b| !b.digest().is_final || b.digest().deleting)
     }
 }
 
 /// An operation began or ended: the Backups of its database. One that is over may still have to let go of it.
-pub fn backups_of_lease(all: Store<Backup>) -> impl Fn(&Lease) -> Vec<ObjectRef<Backup>> {
+pub fn backups_of_lease(all: Store<PackedBackup>) -> impl Fn(&Lease) -> Vec<ObjectRef<PackedBackup>> {
     move |lease: &Lease| {
         let Some(name) = lease.labels().get(names::LABEL_DATABASE).cloned() else { return Vec::new() };
         if lease.name_any() != names::lease_operation(&name) {
@@ -53,17 +53,19 @@ pub fn backups_of_lease(all: Store<Backup>) -> impl Fn(&Lease) -> Vec<ObjectRef<
         }
         let holders: Vec<_> = lease.owner_references().iter().map(|o| o.uid.clone()).collect();
         references(&all, lease.namespace(), |b| {
-            b.spec.database_ref.name == name
-                && (!is_final(b) || b.uid().is_some_and(|uid| holders.contains(&uid)))
+            *b.digest().database == *name
+                && (!b.digest().is_final || b.uid().is_some_and(|uid| holders.contains(&uid)))
         })
     }
 }
 
 /// A Backup changed: all schedules of its Database, because they do not run two at once.
-pub fn schedules_of_backup(all: Store<BackupSchedule>) -> impl Fn(&Backup) -> Vec<ObjectRef<BackupSchedule>> {
-    move |backup: &Backup| {
-        let name = backup.spec.database_ref.name.clone();
-        references(&all, backup.namespace(), |s| s.spec.database_ref.name == name)
+pub fn schedules_of_backup(
+    all: Store<BackupSchedule>,
+) -> impl Fn(&PackedBackup) -> Vec<ObjectRef<BackupSchedule>> {
+    move |backup: &PackedBackup| {
+        let name = &backup.digest().database;
+        references(&all, backup.namespace(), |s| *s.spec.database_ref.name == **name)
     }
 }
 
@@ -85,7 +87,7 @@ pub fn schedules_beside(
 }
 
 /// A Backup changed: its Database's window may have moved.
-pub fn database_of(backup: &Backup) -> Option<ObjectRef<Database>> {
+pub fn database_of(backup: &PackedBackup) -> Option<ObjectRef<Database>> {
     let namespace = backup.namespace()?;
-    Some(ObjectRef::new(&backup.spec.database_ref.name).within(&namespace))
+    Some(ObjectRef::new(&backup.digest().database).within(&namespace))
 }

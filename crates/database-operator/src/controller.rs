@@ -4,30 +4,31 @@ use crate::{
     apply::{self, Applied, ApplyError, CloneNews},
     metrics::Metrics,
     observe::{self, Caches, ObserveError, Observed},
-    packed::{Kept, Packed},
+    packed::{Child, Kept, PackedDatabase},
     plan::{self, Facts, Finalizer, clones, growth, growth::Refusal, trouble},
     status,
     validate::{Settings, validate},
 };
 use futures::{StreamExt, TryStreamExt, channel::mpsc::UnboundedSender};
-use holdfast_core::{BackupStore, Database, DatabaseStatus, names, names::managers, operation};
-use holdfast_runtime::operator::{self, Process};
-use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use holdfast_core::{Database, DatabaseStatus, names, names::managers};
+use holdfast_runtime::{
+    cache::{Cache, News, cache},
+    operator::{self, Process},
+    packed::{Keep, Object, Packed},
+};
+use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::NamespaceResourceScope,
     runtime::{
         Controller, WatchStreamExt,
         controller::Action,
-        reflector::{self, ObjectRef, Store, store::Writer},
-        watcher,
+        reflector::{self, ObjectRef, Store},
+        watcher::{self, watcher},
     },
 };
-use serde::de::DeserializeOwned;
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    fmt::Debug,
-    hash::{DefaultHasher, Hash, Hasher},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -42,6 +43,9 @@ const STARTING: Duration = Duration::from_secs(3);
 const MISSING: Duration = Duration::from_secs(15);
 /// BackupStores may not exist in this cluster: the others do not wait for them for longer.
 const STORES: Duration = Duration::from_secs(10);
+
+/// Objects in a page of a list.
+const PAGE: u32 = 100;
 
 /// Why a reconcile failed.
 #[derive(Debug, thiserror::Error)]
@@ -78,17 +82,17 @@ struct Context {
     caches: Caches,
     process: Process,
     metrics: Metrics,
-    memory: Mutex<HashMap<ObjectRef<Database>, Memory>>,
+    memory: Mutex<HashMap<Key, Memory>>,
 }
 
 impl Context {
-    fn memory(&self) -> MutexGuard<'_, HashMap<ObjectRef<Database>, Memory>> {
+    fn memory(&self) -> MutexGuard<'_, HashMap<Key, Memory>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets Databases that are gone.
     fn forget(&self) {
-        let there = |key: &ObjectRef<Database>| self.caches.databases.get(key).is_some();
+        let there = |key: &Key| self.caches.databases.get(key).is_some();
         self.memory().retain(|key, _| there(key));
         self.metrics.retain(|namespace, name| there(&ObjectRef::new(name).within(namespace)));
     }
@@ -105,32 +109,30 @@ pub async fn run(process: Process, settings: Settings) {
     };
     let (triggers, triggered) = futures::channel::mpsc::unbounded();
     let (databases, databases_writer) = reflector::store();
-    let (stores, stores_writer) = reflector::store();
-    let caches = Caches {
-        stateful_sets: child(&process, "StatefulSets", &triggers, |_| None),
-        pods: child(&process, "Pods", &triggers, |_| None),
-        claims: child(&process, "PersistentVolumeClaims", &triggers, |_| None),
-        leases: child(&process, "Leases", &triggers, essence),
-        config_maps: child(&process, "ConfigMaps", &triggers, |_| None),
-        services: child(&process, "Services", &triggers, |_| None),
-        endpoint_slices: child(&process, "EndpointSlices", &triggers, |_| None),
-        budgets: child(&process, "PodDisruptionBudgets", &triggers, |_| None),
-        service_accounts: child(&process, "ServiceAccounts", &triggers, |_| None),
-        roles: child(&process, "Roles", &triggers, |_| None),
-        role_bindings: child(&process, "RoleBindings", &triggers, |_| None),
-        databases: databases.clone(),
-        stores: stores.clone(),
-    };
     let users = databases.clone();
-    let watch = Watch { what: "BackupStores", triggers, essence: |_| None, process: process.clone() };
-    let stream = watch_into(process.api::<BackupStore>(), operator::watching(), stores_writer);
-    process.background("watch of BackupStores", watch.run(stream, move |store| users_of(&users, store)));
+    let caches = Caches {
+        stateful_sets: child(&process, "StatefulSets", &triggers),
+        pods: child(&process, "Pods", &triggers),
+        claims: child(&process, "PersistentVolumeClaims", &triggers),
+        leases: child(&process, "Leases", &triggers),
+        config_maps: child(&process, "ConfigMaps", &triggers),
+        services: child(&process, "Services", &triggers),
+        endpoint_slices: child(&process, "EndpointSlices", &triggers),
+        budgets: child(&process, "PodDisruptionBudgets", &triggers),
+        service_accounts: child(&process, "ServiceAccounts", &triggers),
+        roles: child(&process, "Roles", &triggers),
+        role_bindings: child(&process, "RoleBindings", &triggers),
+        stores: keep(&process, "watch of BackupStores", &triggers, operator::watching(), move |news| {
+            users_of(&users, news.namespace, news.name)
+        }),
+        databases: databases.clone(),
+    };
 
     // Nothing may be decided from half of what there is.
     if !ready(&caches).await {
         return;
     }
-    if tokio::time::timeout(STORES, stores.wait_until_ready()).await.is_err() {
+    if tokio::time::timeout(STORES, caches.stores.ready()).await.is_err() {
         tracing::info!("no BackupStores can be seen: archives wait until they can");
     }
 
@@ -143,7 +145,9 @@ pub async fn run(process: Process, settings: Settings) {
         memory: Mutex::default(),
     });
     let gone = Arc::clone(&context);
-    let stream = watch_into(process.api::<Database>(), operator::watching(), databases_writer)
+    let stream = watcher(process.api::<PackedDatabase>(), operator::watching().page_size(PAGE))
+        .default_backoff()
+        .reflect(databases_writer)
         .inspect_ok(move |event| {
             if matches!(event, watcher::Event::Delete(_) | watcher::Event::InitDone) {
                 gone.forget();
@@ -157,185 +161,106 @@ pub async fn run(process: Process, settings: Settings) {
 /// Waits until every cache of children has been filled. `false`: a watch has ended, which ends the process.
 async fn ready(caches: &Caches) -> bool {
     let filled = tokio::try_join!(
-        caches.stateful_sets.wait_until_ready(),
-        caches.pods.wait_until_ready(),
-        caches.claims.wait_until_ready(),
-        caches.leases.wait_until_ready(),
-        caches.config_maps.wait_until_ready(),
-        caches.services.wait_until_ready(),
-        caches.endpoint_slices.wait_until_ready(),
-        caches.budgets.wait_until_ready(),
-        caches.service_accounts.wait_until_ready(),
-        caches.roles.wait_until_ready(),
-        caches.role_bindings.wait_until_ready(),
+        caches.stateful_sets.ready(),
+        caches.pods.ready(),
+        caches.claims.ready(),
+        caches.leases.ready(),
+        caches.config_maps.ready(),
+        caches.services.ready(),
+        caches.endpoint_slices.ready(),
+        caches.budgets.ready(),
+        caches.service_accounts.ready(),
+        caches.roles.ready(),
+        caches.role_bindings.ready(),
     );
     filled.is_ok()
 }
 
-/// A stream of watch events that also fills a cache.
-fn watch_into<K>(
-    api: Api<K>,
-    config: watcher::Config,
-    writer: Writer<K>,
-) -> impl futures::Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-{
-    watcher(api, config)
-        .default_backoff()
-        .modify(|object| object.managed_fields_mut().clear())
-        .reflect(writer)
-}
+/// A reference to a Database, as the controller's own cache knows it.
+type Key = ObjectRef<PackedDatabase>;
 
-/// Caches children of one kind in the background: objects with a Database's label.
-fn child<K>(
+/// Caches objects of one kind in the background: those that `config` selects. `whom` says which Databases a change concerns.
+fn keep<K>(
     process: &Process,
     what: &'static str,
-    triggers: &UnboundedSender<ObjectRef<Database>>,
-    essence: fn(&Packed<K>) -> Option<u64>,
-) -> Store<Packed<K>>
+    triggers: &UnboundedSender<Key>,
+    config: watcher::Config,
+    whom: impl Fn(&News<'_, Child>) -> Vec<Key> + Send + 'static,
+) -> Cache<K, Kept>
 where
-    K: Kept + Resource<Scope = NamespaceResourceScope> + Debug + Send + Sync + 'static,
+    K: Object + Resource<Scope = NamespaceResourceScope>,
+    Kept: Keep<K, Digest = Child>,
 {
-    let (store, writer) = reflector::store();
+    let (cache, mut filler) = cache();
     // Small pages: a page is in memory twice while it is read.
-    let config = operator::watching().labels(names::LABEL_DATABASE).page_size(100);
-    let watch = Watch { what, triggers: triggers.clone(), essence, process: process.clone() };
-    let stream = watch_into(process.api::<Packed<K>>(), config, writer);
-    process.background(what, watch.run(stream, |object| database_of(object).into_iter().collect()));
-    store
-}
-
-/// The Database that an object's label names.
-fn database_of<K: Kept>(object: &Packed<K>) -> Option<ObjectRef<Database>> {
-    Some(ObjectRef::new(object.database()?).within(object.meta().namespace.as_deref()?))
-}
-
-/// The Databases that archive to a store.
-fn users_of(databases: &Store<Database>, store: &BackupStore) -> Vec<ObjectRef<Database>> {
-    let (name, namespace) = (store.name_any(), store.namespace());
-    let users = databases.state_filter(|database| {
-        let archive = database.spec.archive.as_ref();
-        database.metadata.namespace == namespace && archive.is_some_and(|a| a.store_ref.name == name)
-    });
-    users.iter().map(|database| ObjectRef::from_obj(database.as_ref())).collect()
-}
-
-/// What matters of a Lease: a primary renews its own every other second, which must wake nobody.
-fn essence(lease: &Packed<Lease>) -> Option<u64> {
-    let lease = lease.unpack()?;
-    let spec = lease.spec.as_ref();
-    let mut hasher = DefaultHasher::new();
-    (
-        spec.and_then(|s| s.holder_identity.as_ref()),
-        spec.and_then(|s| s.lease_transitions),
-        lease.metadata.labels.as_ref(),
-        lease.annotations().get(operation::ANNOTATION_MODE),
-        // Whom commits wait for.
-        lease.annotations().get(names::ANNOTATION_RECORD),
-        lease.metadata.uid.as_ref(),
-        lease.metadata.deletion_timestamp.is_some(),
-    )
-        .hash(&mut hasher);
-    Some(hasher.finish())
-}
-
-/// Turns watch events into Databases to look at.
-struct Watch<K> {
-    what: &'static str,
-    triggers: UnboundedSender<ObjectRef<Database>>,
-    /// A change that leaves this as it is wakes nobody; `None`: every change counts.
-    essence: fn(&K) -> Option<u64>,
-    process: Process,
-}
-
-type Key = (Option<String>, String);
-
-impl<K> Watch<K>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
-{
-    /// Until the process ends.
-    async fn run(
-        self,
-        stream: impl futures::Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
-        databases_of: impl Fn(&K) -> Vec<ObjectRef<Database>> + Send,
-    ) {
-        let mut known: HashMap<Key, (Option<u64>, Vec<ObjectRef<Database>>)> = HashMap::new();
-        let mut listed: HashSet<Key> = HashSet::new();
+    let stream = watcher(process.api::<Packed<K, Kept>>(), config.page_size(PAGE)).default_backoff();
+    let (told, triggers) = (process.clone(), triggers.clone());
+    process.background(what, async move {
         let mut stream = std::pin::pin!(stream);
         while let Some(event) = stream.next().await {
             match event {
-                Ok(watcher::Event::Apply(object)) => self.seen(&mut known, &object, &databases_of),
-                Ok(watcher::Event::Init) => listed.clear(),
-                Ok(watcher::Event::InitApply(object)) => {
-                    listed.insert(key(&object));
-                    self.seen(&mut known, &object, &databases_of);
-                }
-                Ok(watcher::Event::InitDone) => {
-                    // Deleted while the watch was interrupted: no event tells of these.
-                    known.retain(|key, (_, databases)| {
-                        let there = listed.contains(key);
-                        if !there {
-                            self.wake(databases);
-                        }
-                        there
-                    });
-                    listed.clear();
-                }
-                Ok(watcher::Event::Delete(object)) => {
-                    known.remove(&key(&object));
-                    self.wake(&databases_of(&object));
-                }
+                Ok(event) => filler.take(event, |news| {
+                    if !is_news(&news) {
+                        return;
+                    }
+                    for database in whom(&news) {
+                        // The receiver is gone only when the process ends.
+                        let _ = triggers.unbounded_send(database);
+                    }
+                }),
                 Err(error) if operator::expired(&error) => {
-                    tracing::debug!(what = self.what, "a watch was too old and is begun again");
+                    tracing::debug!(what, "a watch was too old and is begun again");
                 }
                 Err(error) => {
-                    self.process.watch_failed(self.what);
+                    told.watch_failed(what);
                     tracing::warn!(
-                        what = self.what,
+                        what,
                         error = %error,
                         "a watch failed and is begun again; if it says Forbidden, apply the operator's deploy folder"
                     );
                 }
             }
         }
-    }
-
-    fn seen(
-        &self,
-        known: &mut HashMap<Key, (Option<u64>, Vec<ObjectRef<Database>>)>,
-        object: &K,
-        databases_of: &impl Fn(&K) -> Vec<ObjectRef<Database>>,
-    ) {
-        let essence = (self.essence)(object);
-        let databases = databases_of(object);
-        let before = known.insert(key(object), (essence, databases.clone()));
-        match before {
-            Some((Some(old), _)) if Some(old) == essence => {}
-            before => {
-                // Also the one that it belonged to before its label changed.
-                self.wake(&before.map(|(_, old)| old).unwrap_or_default());
-                self.wake(&databases);
-            }
-        }
-    }
-
-    fn wake(&self, databases: &[ObjectRef<Database>]) {
-        for database in databases {
-            // The receiver is gone only when the process ends.
-            let _ = self.triggers.unbounded_send(database.clone());
-        }
-    }
+    });
+    cache
 }
 
-fn key<K: Resource>(object: &K) -> Key {
-    (object.meta().namespace.clone(), object.meta().name.clone().unwrap_or_default())
+/// Whether somebody has to be woken.
+fn is_news(news: &News<'_, Child>) -> bool {
+    let essence = |digest: Option<&Child>| digest.and_then(|child| child.essence);
+    news.now.is_none() || essence(news.now).is_none() || essence(news.before) != essence(news.now)
 }
 
-async fn reconcile(database: Arc<Database>, context: Arc<Context>) -> Result<Action, Error> {
+/// Caches children of one kind in the background: objects with a Database's label.
+fn child<K>(process: &Process, what: &'static str, triggers: &UnboundedSender<Key>) -> Cache<K, Kept>
+where
+    K: Object + Resource<Scope = NamespaceResourceScope>,
+    Kept: Keep<K, Digest = Child>,
+{
+    keep(process, what, triggers, operator::watching().labels(names::LABEL_DATABASE), |news| {
+        // Also the one that it belonged to before its label changed.
+        let mut databases: Vec<&str> = [news.before, news.now]
+            .into_iter()
+            .flatten()
+            .filter_map(|child| child.database.as_deref())
+            .collect();
+        databases.dedup();
+        databases.into_iter().map(|name| ObjectRef::new(name).within(news.namespace)).collect()
+    })
+}
+
+/// The Databases that archive to a store.
+fn users_of(databases: &Store<PackedDatabase>, namespace: &str, store: &str) -> Vec<Key> {
+    let users = databases.state_filter(|database| {
+        database.meta().namespace.as_deref() == Some(namespace) && database.digest().as_deref() == Some(store)
+    });
+    users.iter().map(|database| ObjectRef::from_obj(database.as_ref())).collect()
+}
+
+async fn reconcile(database: Arc<PackedDatabase>, context: Arc<Context>) -> Result<Action, Error> {
     let now = context.process.now();
     let key = ObjectRef::from_obj(database.as_ref());
+    let Some(database) = database.unpack().map(Arc::new) else { return Ok(Action::await_change()) };
     let mut observed = observe::cached(&context.caches, database);
     remember(&context, &key, &mut observed, now);
     let questions = clones::questions(&observed, now);
@@ -377,7 +302,7 @@ async fn reconcile(database: Arc<Database>, context: Arc<Context>) -> Result<Act
 }
 
 /// Adds what only this process knows.
-fn remember(context: &Context, key: &ObjectRef<Database>, observed: &mut Observed, now: Timestamp) {
+fn remember(context: &Context, key: &Key, observed: &mut Observed, now: Timestamp) {
     let mut memory = context.memory();
     let memory = memory.entry(key.clone()).or_default();
     let failing = observed.instances.iter().filter(|i| !i.report.error.is_empty());
@@ -396,13 +321,15 @@ fn remember(context: &Context, key: &ObjectRef<Database>, observed: &mut Observe
         let mut database = (*observed.database).clone();
         database.status = Some(status.clone());
         observed.database = Arc::new(database);
+    } else {
+        memory.written = None;
     }
 }
 
 /// Status, events, metrics.
 async fn report(
     context: &Context,
-    key: &ObjectRef<Database>,
+    key: &Key,
     observed: &Observed,
     facts: &Facts,
     applied: &Result<Applied, ApplyError>,

@@ -6,11 +6,15 @@ pub mod events;
 pub use events::{Counts, Question, Words, words};
 
 use crate::{
-    packed::{Kept, Packed},
+    packed::{Child, Kept, PackedDatabase},
     plan::growth::Refusal,
 };
 use holdfast_core::{BackupStore, Database, names, report::InstanceReport};
-use holdfast_runtime::apply::bounded;
+use holdfast_runtime::{
+    apply::bounded,
+    cache::Cache,
+    packed::{Keep, Object},
+};
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
@@ -22,12 +26,7 @@ use k8s_openapi::{
     },
     jiff::Timestamp,
 };
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::ListParams,
-    core::NamespaceResourceScope,
-    runtime::reflector::{ObjectRef, Store},
-};
+use kube::{Api, Client, ResourceExt, api::ListParams, runtime::reflector::Store};
 use serde::de::DeserializeOwned;
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
@@ -49,31 +48,31 @@ pub enum ObserveError {
 #[derive(Clone)]
 pub struct Caches {
     /// Databases.
-    pub databases: Store<Database>,
+    pub databases: Store<PackedDatabase>,
     /// BackupStores.
-    pub stores: Store<BackupStore>,
+    pub stores: Cache<BackupStore, Kept>,
     /// StatefulSets.
-    pub stateful_sets: Store<Packed<StatefulSet>>,
+    pub stateful_sets: Cache<StatefulSet, Kept>,
     /// Pods: instances and workers.
-    pub pods: Store<Packed<Pod>>,
+    pub pods: Cache<Pod, Kept>,
     /// Volumes.
-    pub claims: Store<Packed<PersistentVolumeClaim>>,
+    pub claims: Cache<PersistentVolumeClaim, Kept>,
     /// Leases.
-    pub leases: Store<Packed<Lease>>,
+    pub leases: Cache<Lease, Kept>,
     /// ConfigMaps.
-    pub config_maps: Store<Packed<ConfigMap>>,
+    pub config_maps: Cache<ConfigMap, Kept>,
     /// Services.
-    pub services: Store<Packed<Service>>,
+    pub services: Cache<Service, Kept>,
     /// EndpointSlices of the primaries.
-    pub endpoint_slices: Store<Packed<EndpointSlice>>,
+    pub endpoint_slices: Cache<EndpointSlice, Kept>,
     /// PodDisruptionBudgets.
-    pub budgets: Store<Packed<PodDisruptionBudget>>,
+    pub budgets: Cache<PodDisruptionBudget, Kept>,
     /// ServiceAccounts.
-    pub service_accounts: Store<Packed<ServiceAccount>>,
+    pub service_accounts: Cache<ServiceAccount, Kept>,
     /// Roles.
-    pub roles: Store<Packed<Role>>,
+    pub roles: Cache<Role, Kept>,
     /// RoleBindings.
-    pub role_bindings: Store<Packed<RoleBinding>>,
+    pub role_bindings: Cache<RoleBinding, Kept>,
 }
 
 /// A pod of the StatefulSet.
@@ -236,24 +235,18 @@ impl Observed {
     }
 }
 
-fn one<K>(store: &Store<Packed<K>>, namespace: &str, name: &str) -> Option<Arc<K>>
+fn one<K: Object>(cache: &Cache<K, Kept>, namespace: &str, name: &str) -> Option<Arc<K>>
 where
-    K: Kept + Resource<Scope = NamespaceResourceScope> + 'static,
+    Kept: Keep<K>,
 {
-    store.get(&ObjectRef::new(name).within(namespace))?.unpack().map(Arc::new)
+    cache.get(namespace, name).map(Arc::new)
 }
 
-fn labelled<K>(store: &Store<Packed<K>>, namespace: &str, database: &str) -> Vec<Arc<K>>
+fn labelled<K: Object>(cache: &Cache<K, Kept>, namespace: &str, database: &str) -> Vec<Arc<K>>
 where
-    K: Kept + Resource<Scope = NamespaceResourceScope> + 'static,
+    Kept: Keep<K, Digest = Child>,
 {
-    let ours = |object: &Packed<K>| {
-        object.database() == Some(database) && object.meta().namespace.as_deref() == Some(namespace)
-    };
-    let mut found: Vec<Arc<K>> =
-        store.state_filter(ours).iter().filter_map(|object| object.unpack()).map(Arc::new).collect();
-    found.sort_by_key(|object| object.name_any());
-    found
+    cache.filter(namespace, |child| child.is_of(database)).into_iter().map(Arc::new).collect()
 }
 
 /// What the caches know: no request.
@@ -262,8 +255,7 @@ pub fn cached(caches: &Caches, database: Arc<Database>) -> Observed {
     let namespace = database.namespace().unwrap_or_default();
     let store_name = database.spec.archive.as_ref().map(|a| a.store_ref.name.clone());
     let mut observed = Observed::alone(Arc::clone(&database));
-    observed.store =
-        store_name.and_then(|store| caches.stores.get(&ObjectRef::new(&store).within(&namespace)));
+    observed.store = store_name.and_then(|store| one(&caches.stores, &namespace, &store));
     observed.stateful_set = one(&caches.stateful_sets, &namespace, &name);
     observed.take_pods(labelled(&caches.pods, &namespace, &name));
     observed.claims = labelled(&caches.claims, &namespace, &name);

@@ -1,9 +1,7 @@
-//! How caches keep objects: as JSON, with what they are found by beside it.
-//!
-//! The types of Kubernetes' own kinds have room for every field that there is: a pod of ten volumes takes 50 KB, and written as
-//! JSON 6. A thousand Databases have eighteen thousand objects, so they are kept as JSON and made into types one at a time.
+//! How this operator keeps objects: packed, see [`holdfast_runtime::packed`], with the Database that they belong to beside them.
 
-use holdfast_core::names;
+use holdfast_core::{BackupStore, Database, names, operation};
+use holdfast_runtime::packed::{Keep, Packed};
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     coordination::v1::Lease,
@@ -12,113 +10,116 @@ use k8s_openapi::api::{
     policy::v1::PodDisruptionBudget,
     rbac::v1::{Role, RoleBinding},
 };
-use kube::{Resource, ResourceExt, core::ObjectMeta};
-use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
-use std::{borrow::Cow, marker::PhantomData, sync::Arc};
+use kube::{Resource, ResourceExt};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
-/// A kind that is kept packed.
-pub trait Kept: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone {
-    /// Takes away what nobody here reads.
-    fn lighten(&mut self) {}
+/// What children are found by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Child {
+    /// The Database that its label names.
+    pub database: Option<Arc<str>>,
+    /// A change that leaves this as it is wakes nobody; `None`: every change counts.
+    pub essence: Option<u64>,
 }
 
-impl Kept for StatefulSet {}
-impl Kept for PersistentVolumeClaim {}
-impl Kept for Lease {}
-impl Kept for ConfigMap {}
-impl Kept for Service {}
-impl Kept for EndpointSlice {}
-impl Kept for PodDisruptionBudget {}
-impl Kept for ServiceAccount {}
-impl Kept for Role {}
-impl Kept for RoleBinding {}
+impl Child {
+    /// Whether it carries this Database's label.
+    pub fn is_of(&self, database: &str) -> bool {
+        self.database.as_deref() == Some(database)
+    }
+}
 
-impl Kept for Pod {
+fn child<K: Resource>(object: &K, essence: Option<u64>) -> Child {
+    Child { database: object.labels().get(names::LABEL_DATABASE).map(|name| name.as_str().into()), essence }
+}
+
+/// How this operator keeps objects.
+pub enum Kept {}
+
+/// Kinds that are kept whole and of which every change counts.
+macro_rules! whole {
+    ($($kind:ty),*) => {$(
+        impl Keep<$kind> for Kept {
+            type Digest = Child;
+
+            fn digest(object: &$kind) -> Child {
+                child(object, None)
+            }
+        }
+    )*};
+}
+
+whole!(
+    StatefulSet,
+    PersistentVolumeClaim,
+    ConfigMap,
+    Service,
+    EndpointSlice,
+    PodDisruptionBudget,
+    ServiceAccount,
+    Role,
+    RoleBinding,
+    BackupStore
+);
+
+/// Of Databases the BackupStore that the archive names.
+impl Keep<Database> for Kept {
+    type Digest = Option<Arc<str>>;
+
+    fn digest(object: &Database) -> Self::Digest {
+        object.spec.archive.as_ref().map(|archive| archive.store_ref.name.as_str().into())
+    }
+}
+
+/// A Database, as the controller's own cache keeps it.
+pub type PackedDatabase = Packed<Database, Kept>;
+
+impl Keep<Lease> for Kept {
+    type Digest = Child;
+
+    /// A primary renews its Lease every other second, which must wake nobody.
+    fn digest(lease: &Lease) -> Child {
+        let spec = lease.spec.as_ref();
+        let mut hasher = DefaultHasher::new();
+        (
+            spec.and_then(|s| s.holder_identity.as_ref()),
+            spec.and_then(|s| s.lease_transitions),
+            lease.metadata.labels.as_ref(),
+            lease.annotations().get(operation::ANNOTATION_MODE),
+            // Whom commits wait for.
+            lease.annotations().get(names::ANNOTATION_RECORD),
+            lease.metadata.uid.as_ref(),
+            lease.metadata.deletion_timestamp.is_some(),
+        )
+            .hash(&mut hasher);
+        child(lease, Some(hasher.finish()))
+    }
+}
+
+impl Keep<Pod> for Kept {
+    type Digest = Child;
+
+    fn digest(pod: &Pod) -> Child {
+        child(pod, None)
+    }
+
     /// Of its template only the images and the claims are compared, see `plan::stateful_set::kept` and `plan::volumes::mounted`.
-    fn lighten(&mut self) {
-        let Some(spec) = self.spec.take() else { return };
+    fn lighten(pod: &mut Pod) {
+        let Some(spec) = pod.spec.take() else { return };
         let light = |containers: Vec<Container>| -> Vec<Container> {
             let light = |c: Container| Container { name: c.name, image: c.image, ..Container::default() };
             containers.into_iter().map(light).collect()
         };
         let volumes = spec.volumes.into_iter().flatten().filter(|v| v.persistent_volume_claim.is_some());
-        self.spec = Some(PodSpec {
+        pod.spec = Some(PodSpec {
             containers: light(spec.containers),
             init_containers: spec.init_containers.map(light),
             volumes: Some(volumes.collect()),
             node_name: spec.node_name,
             ..PodSpec::default()
         });
-    }
-}
-
-/// An object as a cache keeps it.
-#[derive(Clone, Debug)]
-pub struct Packed<K> {
-    /// Only namespace, name, uid and resourceVersion.
-    meta: ObjectMeta,
-    /// The Database that its label names.
-    database: Option<Arc<str>>,
-    json: Arc<[u8]>,
-    kind: PhantomData<fn() -> K>,
-}
-
-impl<K: Kept> Packed<K> {
-    /// Packs an object.
-    ///
-    /// Errors: it cannot be written as JSON.
-    pub fn of(mut object: K) -> Result<Self, serde_json::Error> {
-        object.managed_fields_mut().clear();
-        object.lighten();
-        let all = object.meta();
-        let meta = ObjectMeta {
-            name: all.name.clone(),
-            namespace: all.namespace.clone(),
-            uid: all.uid.clone(),
-            resource_version: all.resource_version.clone(),
-            ..ObjectMeta::default()
-        };
-        let database = object.labels().get(names::LABEL_DATABASE).map(|name| name.as_str().into());
-        Ok(Self { meta, database, json: serde_json::to_vec(&object)?.into(), kind: PhantomData })
-    }
-
-    /// The object. `None` never happens: it was written from the same type.
-    pub fn unpack(&self) -> Option<K> {
-        serde_json::from_slice(&self.json).ok()
-    }
-
-    /// The Database that its label names.
-    pub fn database(&self) -> Option<&str> {
-        self.database.as_deref()
-    }
-}
-
-impl<'de, K: Kept> Deserialize<'de> for Packed<K> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::of(K::deserialize(deserializer)?).map_err(serde::de::Error::custom)
-    }
-}
-
-impl<K: Kept> Resource for Packed<K> {
-    type DynamicType = ();
-    type Scope = K::Scope;
-
-    fn kind(_: &()) -> Cow<'_, str> {
-        K::kind(&())
-    }
-    fn group(_: &()) -> Cow<'_, str> {
-        K::group(&())
-    }
-    fn version(_: &()) -> Cow<'_, str> {
-        K::version(&())
-    }
-    fn plural(_: &()) -> Cow<'_, str> {
-        K::plural(&())
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.meta
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.meta
     }
 }

@@ -5,12 +5,14 @@
 
 pub mod apply;
 pub mod backoff;
+pub mod cache;
 pub mod client;
 pub mod events;
 pub mod health;
 pub mod leader;
 pub mod metrics;
 pub mod operator;
+pub mod packed;
 pub mod telemetry;
 
 mod controller;

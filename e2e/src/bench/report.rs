@@ -202,6 +202,16 @@ impl Cold {
             met: self.synced < limit,
         }
     }
+
+    /// The goal that it rests this soon after its caches are filled: nothing has to change.
+    pub fn settles_within(&self, limit: f64) -> Goal {
+        let seconds = self.settled - self.synced;
+        Goal {
+            goal: format!("{}, {}: rests within {limit} s of synced", self.operator, self.objects),
+            measured: format!("{seconds:.1} s"),
+            met: seconds < limit,
+        }
+    }
 }
 
 /// A table with aligned columns.

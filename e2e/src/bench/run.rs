@@ -43,6 +43,11 @@ const SCHEDULES: usize = 100;
 /// Seconds within which caches should be filled, at a hundred Databases.
 const SYNCED: f64 = 2.0;
 
+/// Seconds within which the backup-scheduler operator should rest after its caches are filled, with all Backups there.
+const SETTLED: f64 = 20.0;
+/// What is said of Backups that ended while no operator ran.
+const UNSEEN: &str = "Backups that ended unseen";
+
 /// How much is measured.
 pub struct Sizes {
     /// Databases.
@@ -254,15 +259,18 @@ impl Bench {
             self.say(&format!("{} finished Restores", size - before));
             seed::restores(&self.cluster.client, before..size).await?;
             let objects = format!("{size} Databases");
-            let running = self.cold(&objects).await?;
+            let running = self.cold(&[&DATABASE, &BACKUP, &RESTORE], &objects).await?;
             self.rest(&objects, running, sizes.window).await?;
             before = size;
         }
         let (backups, schedules) = (sizes.backups, SCHEDULES.min(before));
         self.say(&format!("{backups} finished Backups of {schedules} schedules"));
         seed::backups(&self.cluster.client, schedules, backups / schedules.max(1)).await?;
+        // Nobody was there when these ended: schedules say so now, run retention, and Databases learn their windows.
+        let running = self.cold(&[&BACKUP], &format!("{backups} {UNSEEN}")).await?;
+        self.stop(running).await?;
         let objects = format!("{before} Databases, {backups} Backups");
-        let running = self.cold(&objects).await?;
+        let running = self.cold(&[&DATABASE, &BACKUP, &RESTORE], &objects).await?;
         self.rest(&objects, running, sizes.long_window).await
     }
 
@@ -314,10 +322,10 @@ impl Bench {
         self.stop(running).await
     }
 
-    /// Starts each operator with everything there, one after the other.
-    async fn cold(&mut self, objects: &str) -> Result<Vec<Process>> {
+    /// Starts operators with everything there, one after the other.
+    async fn cold(&mut self, operators: &[&Operator], objects: &str) -> Result<Vec<Process>> {
         let mut running = Vec::new();
-        for operator in [&DATABASE, &BACKUP, &RESTORE] {
+        for &operator in operators {
             let mut process = self.start(operator).await?;
             let from = process.started;
             let synced = self.synced(operator, &mut process).await?;
@@ -385,6 +393,8 @@ impl Bench {
                 .extend(last(&BACKUP).filter(|r| r.objects.contains("Backups")).map(|r| r.below(BACKUP_MIB)));
         }
         goals.extend(self.cold.iter().filter(|c| c.objects == "100 Databases").map(|c| c.within(SYNCED)));
+        goals
+            .extend(self.cold.iter().rfind(|c| c.operator == BACKUP.name).map(|c| c.settles_within(SETTLED)));
         goals.extend([&DATABASE, &BACKUP, &RESTORE].iter().filter_map(|o| last(o)).map(Rest::steady));
         goals
     }

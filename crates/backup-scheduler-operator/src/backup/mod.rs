@@ -12,7 +12,7 @@ pub mod work;
 #[cfg(test)]
 mod tests;
 
-use crate::context::Context;
+use crate::{cache::PackedBackup, context::Context};
 use holdfast_core::{Backup, conditions, conditions::types};
 use kube::runtime::controller::Action;
 use std::{sync::Arc, time::Duration};
@@ -74,8 +74,9 @@ pub fn lighten(backup: &mut Backup) {
 }
 
 /// Brings one Backup a step further. Asks the API server for nothing while there is nothing to do.
-pub async fn reconcile(backup: Arc<Backup>, ctx: Arc<Context>) -> Result<Action, Error> {
+pub async fn reconcile(backup: Arc<PackedBackup>, ctx: Arc<Context>) -> Result<Action, Error> {
     let now = ctx.now();
+    let Some(backup) = backup.unpack().map(Arc::new) else { return Ok(Action::await_change()) };
     let cached = observe::cached(&ctx, backup, now).await?;
     let step = plan::next_step(&cached, now);
     if let Some(rest) = step.is_rest()
