@@ -73,10 +73,9 @@ impl Branches {
     /// In a copy: tells how it ended, and is gone. In the original: nothing.
     pub fn end(&self, ending: &Ending) {
         let mut inner = self.inner();
-        let Some(pipe) = &mut inner.copy else { return };
-        let told = serde_json::to_vec(ending).map_err(std::io::Error::from).and_then(|t| pipe.write_all(&t));
-        // Without the ending the original says that there is none.
-        std::process::exit(i32::from(told.is_err()));
+        if let Some(pipe) = inner.copy.take() {
+            tell(pipe, ending);
+        }
     }
 
     /// A copy for each of these plans, one after the other.
@@ -93,7 +92,13 @@ impl Branches {
                     inner.copy = Some(pipe);
                     return Some(plan);
                 }
-                Ok(Copied::Original(ending)) => (inner.tell)(Heard::Ended(plan, ending)),
+                Ok(Copied::Original(told, status)) => {
+                    let ending = serde_json::from_slice(&told).unwrap_or_else(|_| Ending {
+                        problems: vec![format!("it ended by itself (status {status}), see above")],
+                        ..Ending::default()
+                    });
+                    (inner.tell)(Heard::Ended(plan, Box::new(ending)));
+                }
                 Err(error) => {
                     let ending = Ending {
                         problems: vec![format!("the process cannot be copied: {error}")],
@@ -115,13 +120,23 @@ fn write_of(plan: &Plan) -> Option<(Operator, u64)> {
     }
 }
 
-enum Copied {
+/// Which of the two a process is after [`copied`].
+pub enum Copied {
+    /// The copy, and where it is to say what came of it.
     Copy(PipeWriter),
-    Original(Box<Ending>),
+    /// The original, what the copy said, and the status with which it ended.
+    Original(Vec<u8>, i32),
 }
 
-/// Forks; the original waits for what the copy says.
-fn copied() -> std::io::Result<Copied> {
+/// In a copy: says something, and is gone.
+pub fn tell(mut pipe: PipeWriter, what: &impl serde::Serialize) -> ! {
+    let told = serde_json::to_vec(what).map_err(std::io::Error::from).and_then(|told| pipe.write_all(&told));
+    // Without a word the original says that there is none.
+    std::process::exit(i32::from(told.is_err()));
+}
+
+/// Forks; the original waits for what the copy says. Errors: it cannot be, since other threads run in this process.
+pub fn copied() -> std::io::Result<Copied> {
     // What another thread holds at this moment would be held in the copy for ever.
     let threads = std::fs::read_dir("/proc/self/task")?.count();
     if threads != 1 {
@@ -137,11 +152,7 @@ fn copied() -> std::io::Result<Copied> {
             let mut told = Vec::new();
             reader.read_to_end(&mut told)?;
             let status = waitpid(pid)?;
-            let ending = serde_json::from_slice(&told).unwrap_or_else(|_| Ending {
-                problems: vec![format!("it ended by itself (status {status}), see above")],
-                ..Ending::default()
-            });
-            Ok(Copied::Original(Box::new(ending)))
+            Ok(Copied::Original(told, status))
         }
     }
 }

@@ -20,7 +20,7 @@ const HELP: &str = "The operators, killed at every write in every way, on an in-
 
   sweep                       every workload, every family of troubles
   sweep --only a,b            these workloads
-  sweep --family crash,pair   these families: crash pair stale answer many watch overlap
+  sweep --family crash,pair   these families: crash pair stale answer many watch overlap replaced late lag
   sweep --pairs N             pairs of deaths a workload, before --sample (20)
   sweep --sample N            of each other family but crash, at most so many plans a workload; 0: all (2)
   sweep --seed N              draws other pairs and other uids (1)
@@ -81,7 +81,10 @@ fn main() -> ExitCode {
         return hostile(arguments);
     }
     if std::env::args().nth(1).as_deref() == Some(slices::ARGUMENT) {
-        return serve();
+        return serve(slices::serve);
+    }
+    if std::env::args().nth(1).as_deref() == Some(hostile::parts::ARGUMENT) {
+        return serve(hostile::parts::serve);
     }
     let options = match options() {
         Ok(options) => options,
@@ -106,9 +109,9 @@ fn log() {
 }
 
 /// A process that runs a part of the plans of another one.
-fn serve() -> ExitCode {
+fn serve(what: fn() -> std::io::Result<()>) -> ExitCode {
     log();
-    match slices::serve() {
+    match what() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -198,7 +201,12 @@ fn hostile(arguments: impl Iterator<Item = String>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match hostile::run(&options, |_| {}) {
+    let found = |outcome: &hostile::Outcome| {
+        if matches!(outcome.verdict, hostile::Verdict::Finding(_)) {
+            println!("{}\n    {}", outcome.again(), outcome.verdict);
+        }
+    };
+    match hostile::run(&options, found) {
         Ok(report) => {
             let found = report.findings().count() + report.failures.len();
             println!("{report}");

@@ -67,6 +67,7 @@ pub struct Running {
 impl Running {
     /// Starts an operator that does its requests through `session`.
     pub fn start(which: Operator, server: &Server, session: Session) -> Result<Self, String> {
+        session.account();
         let clock = server.clock();
         let clock: Clock = Arc::new(move || clock.now());
         let client = session.client("holdfast-system");

@@ -8,7 +8,7 @@ use holdfast_testkit::Fault;
 use std::{fmt, str::FromStr};
 
 /// Faults of single requests, by name.
-pub const FAULTS: [(&str, Fault); 12] = [
+pub const FAULTS: [(&str, Fault); 14] = [
     ("die-before", Fault::DieBefore),
     ("die-after", Fault::DieAfter),
     ("lose-answer", Fault::LoseAnswer),
@@ -21,6 +21,8 @@ pub const FAULTS: [(&str, Fault); 12] = [
     ("error-504", Fault::GatewayTimeout),
     ("forbidden", Fault::Forbidden),
     ("second-writer", Fault::SecondWriter),
+    ("replaced", Fault::Replaced),
+    ("late", Fault::Late),
 ];
 
 const DISTURBANCES: [(&str, Disturbance); 4] = [
@@ -42,6 +44,8 @@ pub enum Trouble {
     Stale(Operator, u64, u64),
     /// `database=pods:forbidden`: all requests for a resource fail so for two minutes.
     Resource(Operator, String, Fault),
+    /// `database=pods:lag`: the operator's watch of a resource is ten seconds late, and no other is.
+    Lag(Operator, String),
     /// `database+overlap`: a second process of the operator works beside the first, as when a leader was frozen.
     Overlap(Operator),
     /// `watches:coalesce`: see [`Disturbance`].
@@ -56,6 +60,7 @@ impl Trouble {
             | Self::Every(who, ..)
             | Self::Stale(who, ..)
             | Self::Resource(who, ..)
+            | Self::Lag(who, ..)
             | Self::Overlap(who) => *who == operator,
             Self::Watches(_) => true,
         }
@@ -70,6 +75,7 @@ impl fmt::Display for Trouble {
             Self::Every(who, k, what) => write!(f, "{who}%{k}:{}", fault(what)),
             Self::Stale(who, k, back) => write!(f, "{who}@{k}:stale-{back}"),
             Self::Resource(who, resource, what) => write!(f, "{who}={resource}:{}", fault(what)),
+            Self::Lag(who, resource) => write!(f, "{who}={resource}:lag"),
             Self::Overlap(who) => write!(f, "{who}+overlap"),
             Self::Watches(what) => write!(f, "watches:{}", name_of(&DISTURBANCES, what)),
         }
@@ -110,6 +116,9 @@ impl FromStr for Trouble {
             return Ok(Self::Every(who.parse()?, number(k)?, by_name(&FAULTS, what)?));
         }
         let (who, resource) = place.split_once('=').ok_or_else(|| format!("no @, % or = in {text:?}"))?;
+        if what == "lag" {
+            return Ok(Self::Lag(who.parse()?, resource.into()));
+        }
         Ok(Self::Resource(who.parse()?, resource.into(), by_name(&FAULTS, what)?))
     }
 }
@@ -160,6 +169,7 @@ mod tests {
             "create database@12:die-after",
             "create database@12:die-after,database@3:die-before,backups%2:conflict",
             "grow database@4:stale-3",
+            "grow database=pods:lag,database@2:replaced,backups@1:late",
             "grow database=pods:forbidden,restores+overlap,watches:lose",
         ] {
             assert_eq!(text.parse::<Plan>().unwrap().to_string(), text);

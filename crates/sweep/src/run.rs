@@ -5,7 +5,7 @@ use crate::{
     operators::Operator,
     plan::{Plan, Trouble},
     workloads::{self, Workload},
-    world::{NextLife, Stale, World},
+    world::{LANDED_ALL, NextLife, Stale, World},
 };
 use holdfast_testkit::{Fault, Nth, On, Rule};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,10 @@ pub struct Ending {
     pub writes: BTreeMap<Operator, u64>,
     /// Faults that struck.
     pub faults: u64,
+    /// What each of these was: `delete pods`.
+    pub attempted: BTreeMap<Operator, Vec<String>>,
+    /// Whether it was ended before its end, which is not compared then.
+    pub cut_short: bool,
     /// What was wrong whatever the calm run did.
     pub problems: Vec<String>,
     /// Requests that a seeded fault changed.
@@ -77,14 +81,17 @@ fn on_runtime(
         let mut ending = Ending::default();
         let mut world = World::new(seed).await?;
         if let Err(error) = through(workload, plan, &mut world, &mut ending, branches, prepare).await {
-            ending.problems.push(error);
+            ending.cut_short = error == LANDED_ALL;
+            ending.problems.extend(Some(error).filter(|_| !ending.cut_short));
         }
         ending.faults = world.struck().len() as u64;
         ending.problems.extend(world.problems());
         for lost in world.server.overwritten() {
             ending.problems.push(format!("what another writer had written was taken away: {lost}"));
         }
-        ending.dump = world.dump();
+        if !ending.cut_short {
+            ending.dump = world.dump();
+        }
         ending.tampered = world.tampered();
         ending.log = world.operator_writes();
         ending.tally = world.tally();
@@ -119,7 +126,11 @@ async fn through(
     end(world, trouble, &plan.troubles).await;
     world.settle().await?;
     for which in Operator::ALL {
-        ending.writes.insert(which, world.attempts(which) - before.get(&which).copied().unwrap_or(0));
+        let from = before.get(&which).copied().unwrap_or(0);
+        ending.writes.insert(which, world.attempts(which) - from);
+        let attempted = world.session(which).map(|session| session.attempted()).unwrap_or_default();
+        let from = usize::try_from(from).unwrap_or_default();
+        ending.attempted.insert(which, attempted.into_iter().skip(from).collect());
     }
     ending.counts = world.counts();
     for (what, count) in counted {
@@ -161,7 +172,7 @@ fn begin(world: &mut World, troubles: &[Trouble]) -> Standing {
                 } else {
                     world.fault(*who, rule);
                 }
-                if matches!(fault, Fault::DieBefore | Fault::DieAfter) {
+                if matches!(fault, Fault::DieBefore | Fault::DieAfter | Fault::Late) {
                     died.push(*who);
                 }
             }
@@ -179,6 +190,7 @@ fn begin(world: &mut World, troubles: &[Trouble]) -> Standing {
                 let rule = Rule::always(On::resource(resource), *fault);
                 world.fault_for(*who, rule, Duration::from_secs(120));
             }
+            Trouble::Lag(who, resource) => world.lag(*who, resource),
             Trouble::Overlap(who) => {
                 world.double(*who);
                 standing.overlap.push(*who);
@@ -193,6 +205,7 @@ fn begin(world: &mut World, troubles: &[Trouble]) -> Standing {
 }
 
 async fn end(world: &mut World, standing: Standing, troubles: &[Trouble]) {
+    world.lag_no_more();
     for who in standing.overlap {
         world.single(who);
     }
@@ -222,6 +235,9 @@ fn counts_matter(plan: &Plan) -> bool {
 /// What is wrong with a run, given the calm one.
 pub fn judge(plan: &Plan, calm: &Ending, ending: &Ending) -> Vec<String> {
     let mut wrong = ending.problems.clone();
+    if ending.cut_short {
+        return wrong;
+    }
     if ending.dump.is_empty() && !wrong.is_empty() {
         // It came to no end.
         return wrong;

@@ -42,7 +42,7 @@ pub enum Verdict {
 
 /// All bugs.
 pub fn all() -> Vec<Bug> {
-    use Family::Crash;
+    use Family::{Crash, Late, Replaced};
     use Operator::{Backups, Database, Restores};
     let on = |resource: &str, verb: &str| On::resource(resource).verb(verb);
     let bug = |name, operator, tamper, workload, families| Bug {
@@ -148,6 +148,48 @@ pub fn all() -> Vec<Bug> {
             "restore-in-place",
             &[Crash],
         )),
+        bug(
+            "pods are deleted by name",
+            Database,
+            Tamper::WithoutPreconditions(on("pods", "delete")),
+            "roll",
+            &[Replaced],
+        ),
+        bug(
+            "volumes are deleted by name",
+            Database,
+            Tamper::WithoutPreconditions(on("persistentvolumeclaims", "delete")),
+            "delete-database-with-data",
+            &[Replaced],
+        ),
+        bug(
+            "workers are deleted by name",
+            Backups,
+            Tamper::WithoutPreconditions(on("jobs.batch", "delete")),
+            "backup",
+            &[Replaced],
+        ),
+        bug(
+            "the Lease of a backup is let go by name",
+            Backups,
+            Tamper::WithoutPreconditions(on("leases.coordination.k8s.io", "delete")),
+            "backup",
+            &[Replaced],
+        ),
+        bug(
+            "a volume is handed over by name",
+            Restores,
+            Tamper::WithoutPreconditions(on("persistentvolumeclaims", "patch")),
+            "restore-in-place",
+            &[Replaced],
+        ),
+        bug(
+            "a worker gets a name of its own each time",
+            Backups,
+            Tamper::OwnNames(on("jobs.batch", "create")),
+            "backup",
+            &[Late],
+        ),
     ]
 }
 
@@ -155,7 +197,7 @@ pub fn all() -> Vec<Bug> {
 pub fn hunt(bug: &Bug, calm: &Ending, seed: u64) -> Verdict {
     let mut plans = Vec::new();
     for family in bug.families {
-        let all = families::plans(*family, calm, bug.workload, (0, true), seed);
+        let all = families::plans(*family, calm, bug.workload, (0, *family != Family::Replaced), seed);
         plans.extend(all.into_iter().filter(|plan| plan.troubles.iter().any(|t| t.is_of(bug.operator))));
     }
     let mut slices = vec![Slice::calm(bug.workload, seed)];
@@ -166,7 +208,9 @@ pub fn hunt(bug: &Bug, calm: &Ending, seed: u64) -> Verdict {
         slices::run(&slice, &mut |plan, ending| {
             tampered += ending.tampered;
             tried += 1;
-            let Some(reason) = run::judge(&plan, calm, &ending).into_iter().next() else {
+            // What went wrong without it is not its doing.
+            let wrong = run::judge(&plan, calm, &ending).into_iter().next();
+            let Some(reason) = wrong.filter(|_| ending.tampered > 0 || ending.dump.is_empty()) else {
                 return ControlFlow::Continue(());
             };
             caught = Some(Verdict::Caught(plan, reason));

@@ -6,7 +6,7 @@ use crate::{
     run::{self, Ending},
     seeded,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::VecDeque,
     io::{self, BufRead, BufReader, Write},
@@ -22,7 +22,7 @@ pub const ARGUMENT: &str = "--slice";
 /// One plan may take so long on the real clock.
 const HANGS: Duration = Duration::from_secs(60);
 /// Plans a process. Each pays once for the calm run.
-const PLANS: usize = 32;
+const PLANS: usize = 64;
 
 /// What a process is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -109,10 +109,10 @@ pub fn run(slice: &Slice, done: &mut dyn FnMut(Plan, Ending) -> ControlFlow<()>)
         waiting.retain(|other| *other != plan);
         plan.parse().map_or(ControlFlow::Continue(()), |plan| done(plan, ending))
     };
-    let why = match start(slice) {
+    let why = match start(ARGUMENT, slice) {
         Err(error) => format!("its process does not start: {error}"),
         Ok(mut child) => {
-            let lines = listen(&mut child);
+            let lines = listen::<Said>(&mut child);
             let mut current = String::from("the calm run");
             let why = loop {
                 match lines.recv_timeout(HANGS) {
@@ -151,18 +151,20 @@ pub fn run(slice: &Slice, done: &mut dyn FnMut(Plan, Ending) -> ControlFlow<()>)
     }
 }
 
-fn start(slice: &Slice) -> io::Result<Child> {
+/// Starts this program once more, with an argument, and with what it is to do on its standard input. Errors: it cannot be started.
+pub fn start(argument: &str, what: &impl Serialize) -> io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     // A group of its own, so that its copies end with it.
     let mut child =
-        command.arg(ARGUMENT).process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        command.arg(argument).process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     if let Some(mut input) = child.stdin.take() {
-        serde_json::to_writer(&mut input, slice)?;
+        serde_json::to_writer(&mut input, what)?;
     }
     Ok(child)
 }
 
-fn listen(child: &mut Child) -> mpsc::Receiver<Said> {
+/// What a process says, line by line.
+pub fn listen<T: DeserializeOwned + Send + 'static>(child: &mut Child) -> mpsc::Receiver<T> {
     let (sender, receiver) = mpsc::channel();
     if let Some(output) = child.stdout.take() {
         std::thread::spawn(move || {
@@ -177,7 +179,8 @@ fn listen(child: &mut Child) -> mpsc::Receiver<Said> {
     receiver
 }
 
-fn end(child: &mut Child) {
+/// Ends a process and its copies.
+pub fn end(child: &mut Child) {
     let group = format!("-{}", child.id());
     // It may have ended before: then there is nobody to be told.
     let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();

@@ -18,7 +18,7 @@ use regex::Regex;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fmt::Debug,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
@@ -40,6 +40,13 @@ const QUIET: Duration = Duration::from_secs(90);
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// Writes of the operators after which nobody waits for an end any more: thirty times what the longest workload needs.
 const ENDLESS: u64 = 3000;
+
+/// How much later than everything else an operator sees the kind whose watch lags: see [`World::lag`].
+const LAG: Duration = Duration::from_secs(10);
+/// A run in which an object was replaced by a twin is over so long after it: what lands on the twin has landed.
+const LANDED: Duration = Duration::from_secs(20);
+/// What such a run says then: it came to no end, and need not.
+pub const LANDED_ALL: &str = "a twin took an object's place: what came of it is not compared";
 
 /// What the next life of an operator, after a death, begins with.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +99,9 @@ pub struct World {
     /// Whether events are lost, watches cut: see [`Self::disturb`].
     disturbance: Option<Disturbance>,
     ticks: u64,
+    /// Kinds that an operator sees late, and what was newest at the last ticks.
+    lagging: Vec<(Operator, String)>,
+    past: VecDeque<(tokio::time::Instant, u64)>,
     /// Writes that were traced.
     traced: usize,
     /// What lives begin with that come next; taken up when an operator died. Shared with who decides that at a write.
@@ -135,6 +145,8 @@ impl World {
             problems: Vec::new(),
             disturbance: None,
             ticks: 0,
+            lagging: Vec::new(),
+            past: VecDeque::new(),
             traced: 0,
             coming: Coming::default(),
         };
@@ -245,6 +257,39 @@ impl World {
         });
     }
 
+    /// From now on an operator's watch of one kind is late, while all others are not: nothing orders watches of different kinds.
+    pub fn lag(&mut self, which: Operator, resource: &str) {
+        self.lagging.push((which, resource.into()));
+    }
+
+    /// All watches are as fast as ever.
+    pub fn lag_no_more(&mut self) {
+        for (which, resource) in std::mem::take(&mut self.lagging) {
+            if let Some(session) = self.session(which) {
+                session.thaw(&resource);
+            }
+        }
+        self.past.clear();
+    }
+
+    fn lag_tick(&mut self) {
+        if self.lagging.is_empty() {
+            return;
+        }
+        let now = tokio::time::Instant::now();
+        self.past.push_back((now, self.server.revision()));
+        while self.past.get(1).is_some_and(|(at, _)| now.saturating_duration_since(*at) >= LAG) {
+            self.past.pop_front();
+        }
+        let Some((_, then)) = self.past.front() else { return };
+        for (which, resource) in &self.lagging {
+            if let Some(session) = self.session(*which) {
+                session.freeze(resource, *then);
+                session.look();
+            }
+        }
+    }
+
     /// Deaths of operators so far.
     pub fn deaths(&self) -> u32 {
         self.posts.values().map(|post| post.deaths).sum()
@@ -331,6 +376,7 @@ impl World {
             }
         }
         self.disturb_tick();
+        self.lag_tick();
     }
 
     fn disturb_tick(&mut self) {
@@ -388,6 +434,7 @@ impl World {
         let end = tokio::time::Instant::now() + PATIENCE;
         let mut pause = TICK;
         loop {
+            self.landed()?;
             if holds(self.user()).await {
                 return Ok(());
             }
@@ -439,6 +486,7 @@ impl World {
         let end = tokio::time::Instant::now() + PATIENCE;
         let (mut seen, mut since) = (self.all_attempts(), tokio::time::Instant::now());
         loop {
+            self.landed()?;
             self.pass(Duration::from_secs(5)).await;
             let now = tokio::time::Instant::now();
             let attempts = self.all_attempts();
@@ -451,6 +499,14 @@ impl World {
             if now >= end || attempts > ENDLESS {
                 return Err(self.endless());
             }
+        }
+    }
+
+    /// Errors: a twin took an object's place a while ago, which ends a run.
+    fn landed(&self) -> Result<(), String> {
+        match self.server.replaced() {
+            Some(at) if at.elapsed() >= LANDED => Err(LANDED_ALL.into()),
+            _ => Ok(()),
         }
     }
 
@@ -516,7 +572,11 @@ impl World {
     /// What is wrong whatever the workload: an operator that ended by itself, two primaries, lost data.
     pub fn problems(&self) -> Vec<String> {
         let mut all = self.problems.clone();
-        all.extend(self.agents.problems());
+        // What becomes of data whose volume's claim was replaced by a twin is no operator's fault.
+        if self.server.replaced().is_none() {
+            all.extend(self.agents.problems());
+        }
+        all.extend(self.server.misplaced());
         all
     }
 

@@ -126,6 +126,11 @@ pub enum Fault {
     Forbidden,
     /// Another writer changes the very object just before: its resourceVersion is another one.
     SecondWriter,
+    /// Somebody deletes the very object just before, and another one bears its name when the request arrives: a twin with a uid of
+    /// its own. A pod is only deleted, by force, and its controller has some seconds to make another.
+    Replaced,
+    /// The client dies, and the request, long on its way, reaches the server when the next life has been at work for a while.
+    Late,
 }
 
 /// A fault and when it strikes. The first rule that strikes wins; all count.

@@ -96,17 +96,36 @@ pub(crate) fn serve(
             return watch(shared, life, index, &kind, incoming).unwrap_or_else(|r| refused(&r));
         }
         let result = if target.name.is_empty() {
-            state.list(index, target, &incoming.query, life.sight(&kind.qualified()), incoming.metadata)
+            let list =
+                state.list(index, target, &incoming.query, life.sight(&kind.qualified()), incoming.metadata);
+            if let Some(items) = list.as_ref().ok().and_then(|list| list["items"].as_array()) {
+                items.iter().for_each(|item| life.sees(&kind, item));
+            }
+            list
         } else {
             let one = state.get(index, target);
+            match &one {
+                Ok(object) => life.sees(&kind, object),
+                Err(_) => life.misses(&kind, &target.namespace, &target.name),
+            }
             one.map(|object| if incoming.metadata { metadata_only(&object) } else { object })
         };
         return result.map_or_else(|r| refused(&r), |body| answer(200, &body));
     }
 
     let before = state.store.revision;
+    let found = state.get(index, target).ok();
     let result = write(&mut state, life.who(), index, incoming);
     let changed = state.store.revision != before;
+    if let (true, Some(known), Some(found)) = (changed, &incoming.known, &found)
+        && known != meta(found, "uid")
+    {
+        let (verb, resource, found) = (incoming.verb(), kind.qualified(), meta(found, "uid"));
+        let of = format!("{} {verb} {resource} {}/{}", life.who(), target.namespace, target.name);
+        state
+            .misplaced
+            .push(format!("{of}: meant for the one with uid {known}, it landed on the one with uid {found}"));
+    }
     if let Some(verb) = incoming.write() {
         let (code, name) = match &result {
             Ok(written) => (written.code, meta(&written.object, "name").to_string()),
@@ -135,6 +154,9 @@ pub(crate) fn serve(
             } else {
                 Value::clone(&written.object)
             };
+            if is_object {
+                life.sees(&kind, &object);
+            }
             if incoming.metadata && is_object {
                 object = metadata_only(&object);
             }

@@ -96,6 +96,8 @@ pub(crate) struct Incoming {
     pub metadata: bool,
     pub content_type: String,
     pub body: Bytes,
+    /// uid of the object of this name that the client saw last, when it sent this. `None`: it never saw one, or saw it go.
+    pub known: Option<String>,
 }
 
 impl Incoming {
@@ -115,6 +117,7 @@ impl Incoming {
             metadata: header(http::header::ACCEPT).contains("as=PartialObjectMetadata"),
             content_type: header(http::header::CONTENT_TYPE),
             body,
+            known: None,
         });
         Ok((path, incoming))
     }
@@ -175,6 +178,17 @@ impl Server {
         lost
     }
 
+    /// Changes and deletions that landed on another object of the same name than the one that the client had seen when it asked: a
+    /// write without a precondition that was in need of one.
+    pub fn misplaced(&self) -> Vec<String> {
+        self.shared.state().misplaced.clone()
+    }
+
+    /// When an object was replaced by another of its name ([`crate::Fault::Replaced`]).
+    pub fn replaced(&self) -> Option<tokio::time::Instant> {
+        self.shared.state().replaced
+    }
+
     /// A server whose clock reads `now` at this moment and follows tokio's from here. Its uids come from `seed`.
     /// The namespaces `default` and `kube-system` are there.
     pub fn new(now: Timestamp, seed: u64) -> Self {
@@ -187,6 +201,8 @@ impl Server {
             uids: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             touched: BTreeSet::new(),
+            misplaced: Vec::new(),
+            replaced: None,
             addresses: 0,
         };
         let changed = tokio::sync::watch::Sender::new(0);
@@ -291,5 +307,31 @@ impl State {
         self.touched.insert(meta(&new, "uid").to_string());
         self.store.put(key, new);
         true
+    }
+
+    /// Takes an object away without asking anybody, and puts a twin in its place: the same but for its uid, and for what guards or
+    /// ends the first. Of a pod there is none: its controller makes another.
+    pub(crate) fn put_twin(&mut self, target: &Target) {
+        let here = |k: &Arc<Kind>| k.group == target.group && k.plural == target.plural;
+        let Some(index) = self.kinds.iter().position(here) else { return };
+        let key =
+            Key { kind: self.home(index), namespace: target.namespace.clone(), name: target.name.clone() };
+        self.replaced = Some(tokio::time::Instant::now());
+        let Some(old) = self.store.get(&key).cloned() else { return };
+        self.store.remove(key.clone());
+        if self.kinds[index].kind == "Pod" {
+            return;
+        }
+        let mut twin = Value::clone(&old);
+        if let Some(meta) = twin["metadata"].as_object_mut() {
+            for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "finalizers"] {
+                meta.remove(field);
+            }
+            let uid = self.ids.uid();
+            self.uids.insert(uid.clone(), key.clone());
+            meta.insert("uid".into(), uid.into());
+            meta.insert("creationTimestamp".into(), self.clock.stamp().into());
+        }
+        self.store.put(key, twin);
     }
 }

@@ -2,7 +2,9 @@
 
 use crate::{
     faults::{Fault, Rule, Uncounted},
+    kinds::Kind,
     read::Sight,
+    rest::meta,
     serve::{refused, serve},
     server::{Answer, Incoming, Shared},
     status::Refusal,
@@ -11,14 +13,22 @@ use crate::{
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use kube::client::Body;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 use tower::{BoxError, Service};
+
+/// A client with so many writes in one life is in a loop: from here on each takes a second.
+const LOOPS: u64 = 3000;
+/// How long a request that comes late was on its way: operators that die are back after three seconds.
+const LATE: Duration = Duration::from_secs(12);
+/// How long a pod's controller has to make another one.
+const REPLACED: Duration = Duration::from_secs(5);
 
 /// Events that are lost on the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +91,10 @@ struct Condition {
     held: Vec<(String, Incoming)>,
     tampered: u64,
     requests: BTreeMap<String, u64>,
+    /// Each counted write: `delete pods`, `patch databases.holdfast.dev/status`.
+    attempted: Vec<String>,
+    /// uid of each object that the client saw last, by resource, namespace and name. `None`: nobody keeps account.
+    seen: Option<BTreeMap<(String, String, String), String>>,
 }
 
 /// What a session and its watches share.
@@ -120,6 +134,21 @@ impl Life {
         }
     }
 
+    /// The client is told of an object.
+    pub fn sees(&self, kind: &Kind, object: &Value) {
+        let mut condition = self.condition();
+        let Some(seen) = &mut condition.seen else { return };
+        let place = (kind.qualified(), meta(object, "namespace").into(), meta(object, "name").into());
+        seen.insert(place, meta(object, "uid").into());
+    }
+
+    /// The client is told that an object is gone.
+    pub fn misses(&self, kind: &Kind, namespace: &str, name: &str) {
+        let mut condition = self.condition();
+        let Some(seen) = &mut condition.seen else { return };
+        seen.remove(&(kind.qualified(), namespace.into(), name.into()));
+    }
+
     /// Whether this event is lost.
     pub fn loses(&self, resource: &str, _namespace: &str, name: &str, type_: &str) -> bool {
         let mut condition = self.condition();
@@ -150,6 +179,16 @@ impl Session {
             dead: tokio::sync::watch::Sender::new(false),
         };
         Self { shared, life: Arc::new(life) }
+    }
+
+    /// From now on account is kept of what this client was told, for [`crate::Server::misplaced`].
+    pub fn account(&self) {
+        self.life.condition().seen = Some(BTreeMap::new());
+    }
+
+    /// Every counted write that the client attempted, in order: `delete pods`, `patch databases.holdfast.dev/status`.
+    pub fn attempted(&self) -> Vec<String> {
+        self.life.condition().attempted.clone()
     }
 
     /// Adds a rule. Its count begins now.
@@ -248,6 +287,11 @@ impl Session {
         self.life.condition().frozen.insert(resource.into(), sight);
     }
 
+    /// Watches look again: how far they see has changed.
+    pub fn look(&self) {
+        self.shared.wake_all();
+    }
+
     /// Ends a freeze: what was held back comes now.
     pub fn thaw(&self, resource: &str) {
         self.life.condition().frozen.remove(resource);
@@ -295,6 +339,9 @@ impl Session {
         let counted = condition.uncounted.counts(incoming.write(), resource, &incoming.target.name);
         if counted {
             condition.attempts += 1;
+            let (sub, verb) = (&incoming.target.subresource, incoming.verb());
+            let slash = if sub.is_empty() { "" } else { "/" };
+            condition.attempted.push(format!("{verb} {resource}{slash}{sub}"));
         }
         let mut strikes = None;
         let now = tokio::time::Instant::now();
@@ -324,14 +371,22 @@ impl Session {
             return std::future::pending().await;
         }
         let (path, incoming) = Incoming::read(request).await?;
-        let Some(incoming) = incoming else { return Ok(serve(&self.shared, &self.life, &path, None)) };
+        let Some(mut incoming) = incoming else { return Ok(serve(&self.shared, &self.life, &path, None)) };
         let target = &incoming.target;
         let resource = if target.group.is_empty() {
             target.plural.clone()
         } else {
             format!("{}.{}", target.plural, target.group)
         };
+        // A loop without a pause would keep a paused clock, and whoever looks for endless writes, from going on.
+        if incoming.write().is_some() && self.attempts() > LOOPS {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let place = (resource.clone(), target.namespace.clone(), target.name.clone());
+        let known = self.life.condition().seen.as_ref().and_then(|seen| seen.get(&place).cloned());
         let (counted, fault) = self.judge(&incoming, &resource);
+        incoming.known = known;
+        let target = &incoming.target;
         let reset = || -> BoxError {
             io::Error::new(io::ErrorKind::ConnectionReset, "connection reset by peer").into()
         };
@@ -354,6 +409,22 @@ impl Session {
                 if touched {
                     self.shared.wake();
                 }
+            }
+            Some(Fault::Replaced) => {
+                self.shared.state().put_twin(target);
+                self.shared.wake();
+                if resource == "pods" {
+                    tokio::time::sleep(REPLACED).await;
+                }
+            }
+            Some(Fault::Late) => {
+                self.kill();
+                let session = self.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(LATE).await;
+                    drop(session.carry_out(&path, incoming, &resource, counted));
+                });
+                return std::future::pending().await;
             }
             Some(Fault::DieAfter | Fault::LoseAnswer | Fault::HangAfter) | None => {}
         }

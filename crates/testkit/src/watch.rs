@@ -59,7 +59,10 @@ impl Watch {
     ) -> Self {
         let now = Instant::now();
         let deadline = now + request.timeout;
-        let home = shared.state().home(request.kind);
+        let (home, kind) = {
+            let state = shared.state();
+            (state.home(request.kind), state.kind(request.kind))
+        };
         let changed = shared.of_kind(home);
         let cuts = life.cuts(&resource);
         let resumed = initial.is_none();
@@ -80,6 +83,7 @@ impl Watch {
         watch.schedule(now);
         if let Some((objects, marked)) = initial {
             for object in objects {
+                watch.life.sees(&kind, &object);
                 watch.send("ADDED", &object);
             }
             if marked {
@@ -194,10 +198,15 @@ impl Watch {
             .cloned()
             .collect();
         self.cursor = visible;
+        let kind = state.kind(self.request.kind);
         for change in changes {
             if let Some((type_, object)) = self.event(&state, &change)
                 && !self.life.loses(&self.resource, &change.key.namespace, &change.key.name, type_)
             {
+                match type_ {
+                    "DELETED" => self.life.misses(&kind, &change.key.namespace, &change.key.name),
+                    _ => self.life.sees(&kind, &object),
+                }
                 self.send(type_, &object);
             }
         }

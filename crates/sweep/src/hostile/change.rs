@@ -69,12 +69,18 @@ impl Change {
 
     /// The texts that it brings, without those that are too short to be told from others.
     pub fn texts(&self) -> Vec<String> {
+        let mut texts = self.all_texts();
+        texts.retain(|text| text.trim().len() >= 3);
+        texts
+    }
+
+    /// Every text that it brings.
+    pub fn all_texts(&self) -> Vec<String> {
         let mut texts = Vec::new();
         let place = super::path::Path::fields(self.path.rsplit(' ').next().unwrap_or_default());
         let brought =
             if self.makes() { place.get(&self.change).unwrap_or(&Value::Null) } else { &self.change };
         collect(brought, &mut texts);
-        texts.retain(|text| text.trim().len() >= 3);
         texts.sort();
         texts.dedup();
         texts

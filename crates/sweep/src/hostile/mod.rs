@@ -13,6 +13,7 @@ mod lasting;
 mod metadata;
 mod options;
 mod oracle;
+pub mod parts;
 mod path;
 mod report;
 mod run;
@@ -27,7 +28,7 @@ pub use ground::Ground;
 pub use options::{HELP, Moment, Options};
 pub use oracle::{Answer, Seen, Verdict};
 pub use report::{Outcome, Report};
-pub use run::{chosen, run, run_part};
+pub use run::{chosen, run};
 
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,10 @@
 //! What to try, and when.
 
+use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
 /// When a change comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Moment {
     /// All is at rest, and comes to rest before the way back.
     Rest,

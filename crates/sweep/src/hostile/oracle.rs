@@ -8,6 +8,7 @@ use super::{
 };
 use holdfast_core::conditions::{self, types};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt;
 
@@ -43,7 +44,7 @@ pub struct Seen {
 }
 
 /// What became of a change.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// The API server took it not, and said which field.
     Refused,
@@ -241,13 +242,32 @@ fn told(change: &Change, stalled: &Condition) -> Verdict {
         || (parent.contains('.') && mentions(parent, message))
         || mentions(leaf, message)
         || (change.back == Back::Itself && message.contains(&change.target.name))
-        || change.texts().iter().any(|text| message.contains(text.trim()));
+        || change.texts().iter().any(|text| message.contains(text.trim()))
+        // What Kubernetes itself does not take of a child, it quotes; so it does the names of labels and annotations.
+        || quotable(change).iter().any(|text| message.contains(&format!("Invalid value: {text:?}")));
     // What is missing is an answer, too: which pod, claim, store or Secret, in whose words.
     let missing = OUTSIDE.iter().any(|word| message.contains(word));
     if named || missing {
         return Verdict::Stalled(format!("{reason}: {message}"));
     }
     Verdict::Finding(format!("Stalled without naming {place} or what is missing: {reason}: {message}"))
+}
+
+/// The texts that a change brings, and the names of the last level of its fields: those of labels, say.
+fn quotable(change: &Change) -> Vec<String> {
+    fn names(value: &Value, into: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => fields.iter().for_each(|(name, field)| {
+                into.push(name.clone());
+                names(field, into);
+            }),
+            Value::Array(items) => items.iter().for_each(|item| names(item, into)),
+            _ => {}
+        }
+    }
+    let mut all = change.all_texts();
+    names(&change.change, &mut all);
+    all
 }
 
 fn carried_out(change: &Change, seen: &Seen) -> Verdict {

@@ -43,12 +43,6 @@ impl Report {
     pub fn is_clean(&self) -> bool {
         self.findings().next().is_none() && self.failures.is_empty()
     }
-
-    /// Adds what another thread did.
-    pub fn merge(&mut self, other: Self) {
-        self.outcomes.extend(other.outcomes);
-        self.failures.extend(other.failures);
-    }
 }
 
 impl fmt::Display for Report {

@@ -9,43 +9,29 @@ use super::{
     lasting,
     options::{Moment, Options},
     oracle::{Answer, Seen, Verdict, judge},
+    parts::{self, Part},
     report::{Outcome, Report},
     schema,
 };
-use crate::world::World;
+use crate::{
+    branch::{self, Copied, copied},
+    world::World,
+};
 use kube::Client;
 use serde_json::{Value, json};
 use std::time::Duration;
 
+/// Changes a process: each process pays once for the cluster that they are tried on.
+const PORTION: usize = 48;
 /// How long the first sign of work may take, in the cluster's time.
 const SIGN: Duration = Duration::from_secs(120);
 /// How often it is looked for.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Tries all changes that the options choose, on clusters of its own. Errors: the definitions cannot be read, or the
-/// options choose nothing.
-pub fn run(options: &Options, tried: impl Fn(&Outcome) + Sync) -> Result<Report, String> {
-    let changes = chosen(options)?;
-    let mut report = Report::default();
-    std::thread::scope(|scope| {
-        let parts = (0..options.threads).map(|part| {
-            let (changes, tried) = (&changes, &tried);
-            scope.spawn(move || {
-                let mut builder = tokio::runtime::Builder::new_current_thread();
-                match builder.enable_all().start_paused(true).build() {
-                    Ok(runtime) => runtime.block_on(run_part(options, changes, part, World::new, tried)),
-                    Err(error) => Report { failures: vec![error.to_string()], ..Report::default() },
-                }
-            })
-        });
-        for part in parts.collect::<Vec<_>>() {
-            match part.join() {
-                Ok(part) => report.merge(part),
-                Err(_) => report.failures.push("a thread panicked: what it tried is lost".into()),
-            }
-        }
-    });
-    Ok(report)
+/// Tries all changes that the options choose; `tried` hears of each. Errors: the definitions cannot be read, or the options choose
+/// nothing.
+pub fn run(options: &Options, tried: impl FnMut(&Outcome)) -> Result<Report, String> {
+    parts::run_all(parts_of(options, &chosen(options)?), options.threads, tried)
 }
 
 /// The changes that the options choose. Errors: there are none.
@@ -61,141 +47,138 @@ pub fn chosen(options: &Options) -> Result<Vec<Change>, String> {
     if all.is_empty() { Err("no change is chosen; see --help".into()) } else { Ok(all) }
 }
 
-/// Tries one thread's part of the changes on clusters that `new` makes.
-pub async fn run_part<G: Ground>(
-    options: &Options,
-    changes: &[Change],
-    part: usize,
-    new: impl AsyncFn(u64) -> Result<G, String>,
-    tried: impl Fn(&Outcome),
-) -> Report {
-    let mut report = Report::default();
-    for kind in schema::kinds() {
-        let mine: Vec<&Change> = changes.iter().filter(|c| c.kind == kind).collect();
-        let begin = mine.len() * part / options.threads;
-        let end = mine.len() * (part + 1) / options.threads;
-        let mut runner = Runner {
-            kind,
-            new: &new,
-            seed: options.seed,
-            lines: options.lines,
-            stage: None,
-            reference: None,
-        };
-        for moment in &options.moments {
-            for change in mine.iter().take(end).skip(begin) {
+/// What each process has to do.
+fn parts_of(options: &Options, changes: &[Change]) -> Vec<Part> {
+    let mut all = Vec::new();
+    // Those that take longest first: all processes are busy to the end.
+    for moment in [Moment::Rollout, Moment::Rest, Moment::Early] {
+        for kind in schema::kinds().into_iter().filter(|_| options.moments.contains(&moment)) {
+            let knows = |change: &&Change| {
                 // A change that makes an object, or one of an operator's own, knows but one moment.
                 let moved = change.makes() || change.back == Back::Itself || !change.path.starts_with("spec");
-                if *moment != Moment::Rest && moved || *moment == Moment::Rollout && kind != "Database" {
-                    continue;
-                }
-                match runner.attempt(change, *moment).await {
-                    Ok((verdict, lasting)) => {
-                        // What is refused at rest is refused at any moment: it says nothing new.
-                        if *moment != Moment::Rest && verdict == Verdict::Refused {
-                            continue;
-                        }
-                        let outcome =
-                            Outcome { change: Change::clone(change), moment: *moment, verdict, lasting };
-                        tried(&outcome);
-                        report.outcomes.push(outcome);
-                    }
-                    Err(why) => {
-                        runner.stage = None;
-                        report.failures.push(format!("{change} ({moment}): {why}"));
-                    }
-                }
+                change.kind == kind
+                    && (moment == Moment::Rest || !moved)
+                    && (moment != Moment::Rollout || kind == "Database")
+            };
+            let mine: Vec<String> = changes.iter().filter(knows).map(ToString::to_string).collect();
+            let portions = mine.len().div_ceil(PORTION);
+            all.extend((0..portions).map(|portion| Part {
+                kind: kind.into(),
+                moment,
+                seed: options.seed,
+                lines: options.lines,
+                changes: mine.iter().skip(portion).step_by(portions).cloned().collect(),
+            }));
+        }
+    }
+    all
+}
+
+/// Tries changes of one kind at one moment: a cluster is brought to that moment, and each change is tried on a copy of it. `tell` is
+/// called with each change and what became of it; before it, with the change alone. Errors: the cluster does not come so far.
+pub async fn run_part(
+    part: &Part,
+    mut tell: impl FnMut(&Change, Option<Result<Tried, String>>),
+) -> Result<(), String> {
+    let all = generate::all()?;
+    let kind = schema::kinds().into_iter().find(|kind| *kind == part.kind).ok_or("no such kind")?;
+    let runner = Runner { kind, seed: part.seed, lines: part.lines };
+    let mut stage = Some(match part.moment {
+        Moment::Rollout => runner.in_rollout().await?,
+        _ => runner.bring_up().await?,
+    });
+    for change in all.iter().filter(|change| part.changes.contains(&change.to_string())) {
+        tell(change, None);
+        match copied().map_err(|error| format!("the process cannot be copied: {error}"))? {
+            Copied::Copy(pipe) => {
+                let Some(stage) = stage.take() else { return Err("a copy without a cluster".into()) };
+                let tried = runner.attempt(stage, change, part.moment).await;
+                branch::tell(pipe, &tried);
+            }
+            Copied::Original(told, status) => {
+                let ended = |_| Err(format!("it ended by itself (status {status}), see above"));
+                tell(change, Some(serde_json::from_slice(&told).unwrap_or_else(ended)));
             }
         }
     }
-    report
+    Ok(())
 }
 
-/// A cluster at rest, with the base in it.
-struct Stage<G> {
-    ground: G,
+/// A cluster with the base in it, and what it is when all is at rest and nothing was changed.
+struct Stage {
+    ground: World,
     calm: State,
-    /// Changes that were carried out and taken back.
-    used: u32,
 }
 
-/// After so many changes a new cluster is taken: the old one's history makes every look slower.
-const WORN: u32 = 20;
-
-struct Runner<'a, G, N> {
+struct Runner {
     kind: &'static str,
-    new: &'a N,
     seed: u64,
     lines: usize,
-    /// Used for one change after the other, as long as all comes back.
-    stage: Option<Stage<G>>,
-    /// The end state of an undisturbed first rollout.
-    reference: Option<State>,
 }
 
-type Tried = Result<(Verdict, Option<&'static str>), String>;
+/// What became of a change, and whether it is not taken back by design.
+pub type Tried = (Verdict, bool);
 
-impl<G: Ground, N: AsyncFn(u64) -> Result<G, String>> Runner<'_, G, N> {
+impl Runner {
     fn base(&self) -> Target {
         let base = bases::base(self.kind);
         Target::ours(self.kind, base["metadata"]["name"].as_str().unwrap_or_default())
     }
 
-    /// A new cluster with all that the base needs, at rest.
-    async fn scene(&self) -> Result<G, String> {
-        let mut ground = (self.new)(self.seed).await?;
+    /// A new cluster with all that the base needs, at rest, and with the base, which is new.
+    async fn begun(&self) -> Result<World, String> {
+        let mut ground = World::new(self.seed).await?;
         for object in bases::scene(self.kind) {
             match object {
                 Some(object) => must(ground::make(&ground.user(), &object).await?, &object)?,
-                None => ground.settle().await?,
+                None => Ground::settle(&mut ground).await?,
             }
         }
+        let base = bases::base(self.kind);
+        must(ground::make(&ground.user(), &base).await?, &base)?;
         Ok(ground)
     }
 
-    async fn bring_up(&self) -> Result<Stage<G>, String> {
-        let mut ground = self.scene().await?;
-        let base = bases::base(self.kind);
-        must(ground::make(&ground.user(), &base).await?, &base)?;
-        ground.settle().await?;
-        if let Some(problem) = ground.problems().first() {
+    async fn bring_up(&self) -> Result<Stage, String> {
+        let mut ground = self.begun().await?;
+        Ground::settle(&mut ground).await?;
+        if let Some(problem) = Ground::problems(&ground).first() {
             return Err(format!("before any change: {problem}"));
         }
-        let calm = State::read(&ground.dump());
-        Ok(Stage { ground, calm, used: 0 })
+        let calm = State::read(&Ground::dump(&ground));
+        Ok(Stage { ground, calm })
     }
 
-    async fn attempt(&mut self, change: &Change, moment: Moment) -> Tried {
-        if moment == Moment::Rollout {
-            return self.in_rollout(change).await;
-        }
-        let stage = match self.stage.take() {
-            Some(stage) => stage,
-            None => self.bring_up().await?,
+    /// The first pod is there, and none is ready.
+    async fn in_rollout(&self) -> Result<Stage, String> {
+        // A copy of this process lives through an undisturbed rollout.
+        let calm = match copied().map_err(|error| format!("the process cannot be copied: {error}"))? {
+            Copied::Copy(pipe) => {
+                let dump = match self.bring_up().await {
+                    Ok(stage) => Ok(Ground::dump(&stage.ground)),
+                    Err(error) => Err(error),
+                };
+                branch::tell(pipe, &dump);
+            }
+            Copied::Original(told, status) => serde_json::from_slice::<Result<String, String>>(&told)
+                .map_err(|_| format!("the undisturbed rollout ended by itself (status {status})"))??,
         };
-        let (verdict, lasting, stage) = self.at_rest(stage, change, moment).await?;
-        let found = matches!(verdict, Verdict::Finding(_));
-        self.stage = stage.filter(|stage| !found && lasting.is_none() && stage.used < WORN);
-        Ok((verdict, lasting))
+        let ground = self.begun().await?;
+        let pod = Target::of("v1", "Pod", &holdfast_core::names::pod(&self.base().name, 0));
+        sign(&Ground::user(&ground), &pod, |_| true).await?;
+        Ok(Stage { ground, calm: State::read(&calm) })
     }
 
-    /// There, and back; with the stage when it is as it was.
-    async fn at_rest(
-        &self,
-        mut stage: Stage<G>,
-        change: &Change,
-        moment: Moment,
-    ) -> Result<(Verdict, Option<&'static str>, Option<Stage<G>>), String> {
-        let client = stage.ground.user();
+    /// There, and back.
+    async fn attempt(&self, mut stage: Stage, change: &Change, moment: Moment) -> Result<Tried, String> {
+        let client = Ground::user(&stage.ground);
         let speaker = if change.makes() { change.target.clone() } else { self.base() };
         let before = ground::get(&client, &speaker).await?;
         forbid_image(&stage.ground, change);
         let answer = ground::apply(&client, change).await?;
         if let Answer::Refused { .. } = answer {
-            let verdict = judge(change, &answer, None);
-            return Ok((verdict, None, Some(stage)));
+            return Ok((judge(change, &answer, None), false));
         }
-        stage.used += 1;
         let verdict = match moment {
             Moment::Early => {
                 sign(&client, &speaker, observed).await?;
@@ -207,106 +190,20 @@ impl<G: Ground, N: AsyncFn(u64) -> Result<G, String>> Runner<'_, G, N> {
             }
         };
         if matches!(verdict, Verdict::Finding(_)) {
-            return Ok((verdict, None, None));
+            return Ok((verdict, false));
         }
-        let lasting = lasting::why(change);
+        let lasting = lasting::why(change).is_some();
         // What an operator says that it cannot put right is said, and Secrets are not its to put right.
         let said = matches!(verdict, Verdict::Stalled(_)) && change.back == Back::Itself;
         if said || lasting::left_alone(change) {
-            return Ok((verdict, None, None));
+            return Ok((verdict, false));
         }
         let back = ground::revert(&client, change).await?;
         if let Answer::Refused { message, .. } = &back {
-            return Ok(match lasting {
-                Some(_) => (verdict, lasting, None),
-                None => (Verdict::Finding(format!("cannot be taken back: {message}")), None, None),
-            });
-        }
-        let verdict = match self.came_back(&mut stage, change, lasting).await? {
-            Some(what) => Verdict::Finding(what),
-            None => verdict,
-        };
-        Ok((verdict, lasting, Some(stage)))
-    }
-
-    /// What is not as it was, after the way back.
-    async fn came_back(
-        &self,
-        stage: &mut Stage<G>,
-        change: &Change,
-        lasting: Option<&'static str>,
-    ) -> Result<Option<String>, String> {
-        if let Err(why) = stage.ground.settle().await {
-            return Ok(Some(format!("never at rest on the way back: {why}")));
-        }
-        if change.makes() {
-            self.tidy(stage).await?;
-        }
-        let writes = stage.ground.resync_writes().await;
-        if let Some(first) = writes.first() {
-            return Ok(Some(format!("{} writes at rest after the way back: {first}", writes.len())));
-        }
-        if let Some(problem) = stage.ground.problems().first() {
-            return Ok(Some(format!("after the way back: {problem}")));
-        }
-        if lasting.is_some() {
-            return Ok(None);
-        }
-        let mut all = stage.calm.differences(&State::read(&stage.ground.dump()));
-        let found = all.len();
-        all.retain(|line| !lasting::leaves(change, line));
-        // What stays would be in the way of the next change.
-        stage.used = if all.len() < found { WORN } else { stage.used };
-        let shown = all.iter().take(self.lines).map(|line| format!("\n      {line}")).collect::<String>();
-        let what = format!("not as before after the way back, {} differences:{shown}", all.len());
-        Ok((!all.is_empty()).then_some(what))
-    }
-
-    /// Takes away what a made object brought about and what is its user's to take away: Databases and Backups.
-    async fn tidy(&self, stage: &mut Stage<G>) -> Result<(), String> {
-        let (client, now) = (stage.ground.user(), State::read(&stage.ground.dump()));
-        for kind in ["Database", "Backup"] {
-            let known = stage.calm.names(kind);
-            for name in now.names(kind).into_iter().filter(|name| !known.contains(name)) {
-                let target = Target::ours(kind, &name);
-                ground::patch(&client, &target, &json!({"spec": {"deletionPolicy": "Delete"}})).await?;
-                stage.ground.settle().await?;
-                ground::delete(&client, &target).await?;
-                stage.ground.settle().await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The change comes before the first pods are ready.
-    async fn in_rollout(&mut self, change: &Change) -> Tried {
-        if self.reference.is_none() {
-            self.reference = Some(self.bring_up().await?.calm);
-        }
-        let Some(calm) = self.reference.clone() else { return Err("no end state to compare with".into()) };
-        let ground = self.scene().await?;
-        let (client, base) = (ground.user(), bases::base(self.kind));
-        must(ground::make(&client, &base).await?, &base)?;
-        let pod = Target::of("v1", "Pod", &holdfast_core::names::pod(&self.base().name, 0));
-        sign(&client, &pod, |_| true).await?;
-        let speaker = self.base();
-        let before = ground::get(&client, &speaker).await?;
-        forbid_image(&ground, change);
-        let answer = ground::apply(&client, change).await?;
-        if let Answer::Refused { .. } = answer {
-            return Ok((judge(change, &answer, None), None));
-        }
-        let mut stage = Stage { ground, calm, used: 0 };
-        let seen = see(&mut stage, change, &speaker, before.as_ref()).await?;
-        let verdict = judge(change, &answer, Some(&seen));
-        if matches!(verdict, Verdict::Finding(_)) {
-            return Ok((verdict, None));
-        }
-        let lasting = lasting::why(change);
-        if let Answer::Refused { message, .. } = ground::revert(&client, change).await? {
-            return Ok(match lasting {
-                Some(_) => (verdict, lasting),
-                None => (Verdict::Finding(format!("cannot be taken back: {message}")), None),
+            return Ok(if lasting {
+                (verdict, true)
+            } else {
+                (Verdict::Finding(format!("cannot be taken back: {message}")), false)
             });
         }
         let verdict = match self.came_back(&mut stage, change, lasting).await? {
@@ -314,6 +211,52 @@ impl<G: Ground, N: AsyncFn(u64) -> Result<G, String>> Runner<'_, G, N> {
             None => verdict,
         };
         Ok((verdict, lasting))
+    }
+
+    /// What is not as it was, after the way back.
+    async fn came_back(
+        &self,
+        stage: &mut Stage,
+        change: &Change,
+        lasting: bool,
+    ) -> Result<Option<String>, String> {
+        if let Err(why) = Ground::settle(&mut stage.ground).await {
+            return Ok(Some(format!("never at rest on the way back: {why}")));
+        }
+        if change.makes() {
+            self.tidy(stage).await?;
+        }
+        let writes = Ground::resync_writes(&mut stage.ground).await;
+        if let Some(first) = writes.first() {
+            return Ok(Some(format!("{} writes at rest after the way back: {first}", writes.len())));
+        }
+        if let Some(problem) = Ground::problems(&stage.ground).first() {
+            return Ok(Some(format!("after the way back: {problem}")));
+        }
+        if lasting {
+            return Ok(None);
+        }
+        let mut all = stage.calm.differences(&State::read(&Ground::dump(&stage.ground)));
+        all.retain(|line| !lasting::leaves(change, line));
+        let shown = all.iter().take(self.lines).map(|line| format!("\n      {line}")).collect::<String>();
+        let what = format!("not as before after the way back, {} differences:{shown}", all.len());
+        Ok((!all.is_empty()).then_some(what))
+    }
+
+    /// Takes away what a made object brought about and what is its user's to take away: Databases and Backups.
+    async fn tidy(&self, stage: &mut Stage) -> Result<(), String> {
+        let (client, now) = (Ground::user(&stage.ground), State::read(&Ground::dump(&stage.ground)));
+        for kind in ["Database", "Backup"] {
+            let known = stage.calm.names(kind);
+            for name in now.names(kind).into_iter().filter(|name| !known.contains(name)) {
+                let target = Target::ours(kind, &name);
+                ground::patch(&client, &target, &json!({"spec": {"deletionPolicy": "Delete"}})).await?;
+                Ground::settle(&mut stage.ground).await?;
+                ground::delete(&client, &target).await?;
+                Ground::settle(&mut stage.ground).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -326,23 +269,23 @@ fn forbid_image(ground: &impl Ground, change: &Change) {
 }
 
 /// Everything that the oracle wants to know of a change that was accepted.
-async fn see<G: Ground>(
-    stage: &mut Stage<G>,
+async fn see(
+    stage: &mut Stage,
     change: &Change,
     speaker: &Target,
     before: Option<&Value>,
 ) -> Result<Seen, String> {
-    let client = stage.ground.user();
-    let settled = stage.ground.settle().await;
-    let writes = if settled.is_ok() { stage.ground.resync_writes().await } else { Vec::new() };
+    let client = Ground::user(&stage.ground);
+    let settled = Ground::settle(&mut stage.ground).await;
+    let writes = if settled.is_ok() { Ground::resync_writes(&mut stage.ground).await } else { Vec::new() };
     let object = ground::get(&client, speaker).await?;
     let own = |state: State| state.without_spec(&change.target.kind, &change.target.name);
-    let elsewhere = own(stage.calm.clone()) != own(State::read(&stage.ground.dump()));
+    let elsewhere = own(stage.calm.clone()) != own(State::read(&Ground::dump(&stage.ground)));
     let (then, now) = (before.map(plain), object.as_ref().map(plain));
     let part = |of: &Option<Value>, name: &str| of.as_ref().map(|object| object[name].clone());
     let stored = ["spec", "metadata"].iter().any(|name| part(&then, name) != part(&now, name));
     let effect = elsewhere || part(&then, "status") != part(&now, "status");
-    Ok(Seen { settled, object, stored, effect, writes, problems: stage.ground.problems() })
+    Ok(Seen { settled, object, stored, effect, writes, problems: Ground::problems(&stage.ground) })
 }
 
 /// An object without what every write and every look changes.

@@ -116,8 +116,12 @@ fn written(text: &str) -> Option<String> {
         let unit = 1024_i128.checked_pow(u32::try_from(power + 1).ok()?)?;
         let scale = 10_i128.checked_pow(u32::try_from(places).ok()?)?;
         let bytes = digits.checked_mul(unit)?;
-        // A fraction of a byte is rounded up.
-        let mut bytes = bytes.checked_add(scale - 1)? / scale;
+        if bytes % scale != 0 {
+            // A fraction of a byte would be lost: such an amount is written in decimal units.
+            let amount = bytes.checked_mul(1_000_000_000)?.checked_add(scale - 1)? / scale;
+            return Some(format!("{sign}{}", decimal(amount)));
+        }
+        let mut bytes = bytes / scale;
         let mut unit = "";
         for next in BINARY {
             if bytes == 0 || bytes % 1024 != 0 {
@@ -131,14 +135,20 @@ fn written(text: &str) -> Option<String> {
     let (_, power) = DECIMAL.iter().find(|(s, _)| *s == suffix)?;
     // In units of a billionth, the finest that there is.
     let shift = power + 9 - places;
-    let mut amount = if shift >= 0 {
+    let amount = if shift >= 0 {
         digits.checked_mul(10_i128.checked_pow(u32::try_from(shift).ok()?)?)?
     } else {
         let scale = 10_i128.checked_pow(u32::try_from(-shift).ok()?)?;
         digits.checked_add(scale - 1)? / scale
     };
+    let sign = if amount == 0 { "" } else { sign };
+    Some(format!("{sign}{}", decimal(amount)))
+}
+
+/// An amount in billionths, in the largest decimal unit in which it is whole.
+fn decimal(mut amount: i128) -> String {
     if amount == 0 {
-        return Some("0".into());
+        return "0".into();
     }
     let mut unit = DECIMAL[0].0;
     for (next, _) in &DECIMAL[1..] {
@@ -148,7 +158,7 @@ fn written(text: &str) -> Option<String> {
         amount /= 1000;
         unit = next;
     }
-    Some(format!("{sign}{amount}{unit}"))
+    format!("{amount}{unit}")
 }
 
 #[cfg(test)]
@@ -179,6 +189,7 @@ mod tests {
             ("10Gi", "10Gi"),
             ("0", "0"),
             ("5000M", "5G"),
+            ("0.1Gi", "107374182400m"),
         ] {
             assert_eq!(written(given).as_deref(), Some(want), "{given}");
         }

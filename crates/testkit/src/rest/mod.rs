@@ -42,6 +42,10 @@ pub(crate) struct State {
     pub unsettled: BTreeSet<String>,
     /// Uids of objects that a second writer changed.
     pub touched: BTreeSet<String>,
+    /// See [`crate::Server::misplaced`].
+    pub misplaced: Vec<String>,
+    /// See [`crate::Server::replaced`].
+    pub replaced: Option<tokio::time::Instant>,
     /// Cluster addresses given to Services.
     pub addresses: u32,
 }

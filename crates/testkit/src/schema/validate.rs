@@ -189,7 +189,11 @@ fn duplicates(schema: &Value, items: &[Value], keys: &[&str], path: &str, faults
 
 fn is_a(value: &Value, wanted: &str) -> bool {
     match wanted {
-        "integer" => value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|n| n.fract() == 0.0),
+        // A number with more digits than an int64 has is read as a float, and beyond 2^53 - 1 a float is no integer.
+        "integer" => {
+            value.is_i64()
+                || value.as_f64().is_some_and(|n| n.fract() == 0.0 && n.abs() <= 9_007_199_254_740_991.0)
+        }
         "number" => value.is_number(),
         other => type_of(value) == other,
     }
@@ -199,7 +203,7 @@ pub(crate) fn type_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
-        Value::Number(n) if n.is_f64() => "number",
+        Value::Number(n) if !n.is_i64() => "number",
         Value::Number(_) => "integer",
         Value::String(_) => "string",
         Value::Array(_) => "array",
