@@ -155,10 +155,8 @@ pub fn plans(
             let away = active.iter().map(|who| Trouble::Resource(*who, String::new(), Fault::Unavailable));
             every.chain(kinds).chain(away).map(|trouble| one(vec![trouble])).collect()
         }
-        // One of them has an open finding, see docs/robustness.md: it runs with all plans only.
         Family::Watch => [Disturbance::Cut, Disturbance::Expire, Disturbance::Coalesce, Disturbance::Lose]
             .into_iter()
-            .filter(|what| full || workload != "restore-new" || *what != Disturbance::Lose)
             .map(|what| one(vec![Trouble::Watches(what)]))
             .collect(),
         Family::Replaced => {
@@ -183,14 +181,9 @@ pub fn plans(
             .iter()
             .filter(|(who, _)| active.contains(who))
             .flat_map(|(who, all)| all.iter().map(move |resource| (*who, *resource)))
-            // Two have an open finding, see docs/robustness.md.
+            // A status finds another Database of the name: an open finding, see docs/robustness.md.
             .filter(|(_, resource)| {
-                let found = match *resource {
-                    "persistentvolumeclaims" => workload == "restore-new",
-                    "databases.holdfast.dev" => workload.starts_with("recreate-"),
-                    _ => false,
-                };
-                full || !found
+                full || *resource != "databases.holdfast.dev" || !workload.starts_with("recreate-")
             })
             .map(|(who, resource)| Trouble::Lag(who, resource.into()))
             .map(|trouble| one(vec![trouble]))

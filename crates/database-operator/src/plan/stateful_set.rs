@@ -163,6 +163,12 @@ pub fn data_set(set: &StatefulSet) -> Option<&str> {
     set.spec.as_ref()?.volume_claim_templates.as_ref()?.first()?.metadata.name.as_deref()
 }
 
+/// The history that the volumes of the claim template archive to.
+pub fn history(set: &StatefulSet) -> Option<&str> {
+    let template = set.spec.as_ref()?.volume_claim_templates.as_ref()?.first()?;
+    template.metadata.labels.as_ref()?.get(names::LABEL_HISTORY).map(String::as_str).filter(|h| !h.is_empty())
+}
+
 /// Size in the volume claim template, bytes.
 pub fn template_bytes(set: &StatefulSet) -> Option<i64> {
     let claim = set.spec.as_ref()?.volume_claim_templates.as_ref()?.first()?.spec.as_ref()?;

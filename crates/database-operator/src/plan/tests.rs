@@ -211,6 +211,30 @@ fn a_switchover_is_told_to_the_agents_until_it_is_handled_and_restarts_nothing()
 }
 
 #[test]
+fn a_watch_that_does_not_show_the_volumes_yet_changes_no_history() {
+    let mut seen = carried_out("instances: 3");
+    let mut set = (**seen.stateful_set.as_ref().unwrap()).clone();
+    let template = &mut set.spec.as_mut().unwrap().volume_claim_templates.as_mut().unwrap()[0].metadata;
+    template.name = Some("drestored".into());
+    template.labels.get_or_insert_default().insert(names::LABEL_HISTORY.into(), "drestored-history".into());
+    seen.stateful_set = Some(Arc::new(set.clone()));
+    seen.claims.clear();
+    let said = made(&seen).facts.data_set.unwrap();
+    assert_eq!((said.id.as_str(), said.history.as_str()), ("drestored", "drestored-history"));
+    // Nor does anything else that does not know it.
+    let template = &mut set.spec.as_mut().unwrap().volume_claim_templates.as_mut().unwrap()[0].metadata;
+    template.labels = None;
+    seen.stateful_set = Some(Arc::new(set));
+    assert_eq!(made(&seen).facts.problem.unwrap().reason, "HistoryUnknown");
+    let mut database = (*seen.database).clone();
+    let status = database.status.get_or_insert_default();
+    status.data_set = Some("drestored".into());
+    status.history = Some("hstatus".into());
+    seen.database = Arc::new(database);
+    assert_eq!(made(&seen).facts.data_set.unwrap().history, "hstatus");
+}
+
+#[test]
 fn the_image_of_the_spec_changes_at_once() {
     let mut seen = carried_out("image: registry.example/postgres:17.1");
     let mut database = (*seen.database).clone();

@@ -105,14 +105,35 @@ pub fn choose(observed: &Observed) -> Choice {
     };
     let claims: Vec<&PersistentVolumeClaim> =
         observed.claims.iter().map(AsRef::as_ref).filter(|c| of_data_set(c, &id)).collect();
-    let history = claims
-        .iter()
-        .find_map(|c| label(c, names::LABEL_HISTORY))
-        .map_or_else(|| ids::history(&uid), str::to_string);
+    let Some(history) = history(observed, &id, &claims) else {
+        return Choice::Refused(Problem::new(
+            "HistoryUnknown",
+            format!(
+                "the StatefulSet runs from data set {id}, whose volumes are not seen, and nothing says which history it archives to; \
+                 nothing is touched until its volumes are there"
+            ),
+        ));
+    };
     match system_identifier(observed, &id, &claims) {
         Ok(system_identifier) => Choice::Chosen(DataSet { id, history, system_identifier }),
         Err(problem) => Choice::Refused(problem),
     }
+}
+
+/// The history that a data set archives to. Its volumes may not be seen, because a watch is behind or somebody deleted them: then the
+/// StatefulSet that made them knows, and what was said before. A guess would begin a second, empty history. `None`: nobody
+/// knows. Only the data set that a Database begins with has the history of the Database's own uid.
+fn history(observed: &Observed, id: &str, claims: &[&PersistentVolumeClaim]) -> Option<String> {
+    let uid = observed.database.uid().unwrap_or_default();
+    let set = observed.stateful_set.as_deref().filter(|set| stateful_set::data_set(set) == Some(id));
+    let status = observed.database.status.as_ref().filter(|s| s.data_set.as_deref() == Some(id));
+    let own = || (!claims.is_empty() || id == ids::data_set(&uid)).then(|| ids::history(&uid));
+    claims
+        .iter()
+        .find_map(|c| label(c, names::LABEL_HISTORY).map(String::from))
+        .or_else(|| set.and_then(stateful_set::history).map(String::from))
+        .or_else(|| status.and_then(|s| s.history.clone()))
+        .or_else(own)
 }
 
 /// The system identifier on record; else what the instances report. Instances that report another one than is recorded have
