@@ -68,6 +68,11 @@ impl State {
         }
         if !state.member.is_empty() {
             tracing::info!(of = state.member, "this volume is a clone");
+            // The promise is another member's.
+            match fs::remove_file(volume.join("agent").join("promise.json")) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+                _ => {}
+            }
             let data = data_directory(volume);
             write_durably(&data.join("standby.signal"), b"")?;
             sync_folder(&data)?;

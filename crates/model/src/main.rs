@@ -12,7 +12,7 @@ mod step;
 mod world;
 
 use checked::Checked;
-use holdfast_core::crd::database::DurabilityMode::{Asynchronous, Required};
+use holdfast_core::crd::database::DurabilityMode::{Asynchronous, Preferred, Required};
 use mistakes::Mistake;
 use stateright::{Checker, HasDiscoveries, Model};
 use std::{
@@ -40,6 +40,7 @@ fn worlds() -> Vec<(&'static str, Checked)> {
         ("three members, lost pods and volumes", Checked { losses: true, ..three.clone() }),
         ("three members, changes of the set", Checked { sets: true, confirmations: 2, ..three.clone() }),
         ("three members, hand-overs", Checked { hand_overs: true, ..three.clone() }),
+        ("three members, preferred", Checked { mode: Preferred, sets: true, ..three.clone() }),
         ("five members, restarts", Checked { members: 5, ..three.clone() }),
         ("three members, with clocks", Checked { clocks: true, commits: 1, ..three.clone() }),
         (

@@ -6,6 +6,7 @@ use crate::{
     mistakes::Mistake,
     world::{Entry, Id, Members, Poll, Server, World},
 };
+use holdfast_core::crd::database::DurabilityMode;
 use holdfast_postgresql::failover::{
     Action as Decision, Change, Promise, Server as Seen, View, answer, change, decide, fence_after,
 };
@@ -107,6 +108,9 @@ pub fn possible(checked: &Checked, world: &World, steps: &mut Vec<Step>) {
                     let most = members.count_ones().min(checked.confirmations.into()) as u8;
                     steps.extend((1..=most).map(|confirmations| Step::Set { id, members, confirmations }));
                 }
+            }
+            if open && checked.sets && checked.mode == DurabilityMode::Preferred {
+                steps.push(Step::Set { id, members: 0, confirmations: 0 });
             }
             if open && checked.hand_overs {
                 let ways = |to| [true, false].map(|connected| Step::HandOver { id, to, connected });

@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const IN_FORCE_LIMIT: Duration = Duration::from_secs(5);
 /// How long to wait for standbys to have what was written before a change of the set.
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(2);
+/// How long the first segment of a new primary may take to end.
+const SWITCH_LIMIT: Duration = Duration::from_secs(10);
 /// How long a promotion may take.
 const PROMOTION_LIMIT: Duration = Duration::from_secs(60);
 
@@ -44,6 +46,7 @@ impl Member {
         // First: the rest of a turn may take seconds, and a volume may fill within them.
         let obeys = self.memory.obeys.clone().unwrap_or_else(|| Synchronous::of(&record));
         self.obey(config, &record, &obeys)?;
+        self.memory.obeys = Some(obeys.clone());
         self.guard().await?;
         if self.asked_to_switch(config, &record, &look).await? {
             return Ok(());
@@ -90,6 +93,10 @@ impl Member {
         // Each duty has its own limit; together they may take longer than one TTL on slow storage.
         self.keeper.healthy_for(super::member::START_LIMIT);
         self.tell(config, None, "taking up the primary's duties", "").await?;
+        // A standby whose data has parted reports its own position at first, and that may lie beyond the fork, within the fork's
+        // segment; in a later one it is refused. Commits from here on lie beyond whatever it can report.
+        let session = self.session.as_ref().context("no session with the server")?;
+        session.execute("select pg_switch_wal()", SWITCH_LIMIT).await.context("beginning a segment")?;
         self.archiver.know(&look.system_identifier, true);
         let actual = Record {
             timeline: look.timeline,
@@ -185,18 +192,25 @@ impl Member {
         let goal = Synchronous { members: set, confirmations };
         self.keeper.healthy_for(IN_FORCE_LIMIT * 2);
         let (mut record, mut obeys, mut arrived) = (record, obeys, false);
+        if self.memory.unsure {
+            // A write whose answer was lost may have landed: postgres obeys nothing that rests on what the Lease no longer says.
+            self.keeper.update(config, record.clone()).await.context("recording the synchronous set anew")?;
+            self.memory.unsure = false;
+        }
         loop {
             match change(&Synchronous::of(&record), &obeys, &goal, arrived) {
                 Change::Record(Synchronous { members: synchronous, confirmations }) => {
                     record = Record { synchronous, confirmations, ..record };
-                    self.keeper
-                        .update(config, record.clone())
-                        .await
-                        .context("recording the synchronous set")?;
+                    self.memory.unsure = true;
+                    let written = self.keeper.update(config, record.clone()).await;
+                    written.context("recording the synchronous set")?;
+                    self.memory.unsure = false;
                 }
                 Change::Obey => {
                     self.obey(config, &record, &goal)?;
+                    // Until it does, what it obeyed before counts, and the next turn begins anew with that.
                     self.wait_until_in_force(&goal).await?;
+                    self.memory.obeys = Some(goal.clone());
                     obeys = goal.clone();
                 }
                 // Asked again next turn.
@@ -213,7 +227,6 @@ impl Member {
     fn obey(&mut self, config: &AgentConfig, record: &Record, set: &Synchronous) -> anyhow::Result<()> {
         let obeyed =
             Record { synchronous: set.members.clone(), confirmations: set.confirmations, ..record.clone() };
-        self.memory.obeys = Some(set.clone());
         self.configure(config, "", Some(&obeyed))
     }
 
@@ -227,7 +240,7 @@ impl Member {
         let position = position.context("the server does not say how far it wrote")?;
         let names: Vec<String> = next.members.iter().map(|s| format!("'{s}'")).collect();
         let question = format!(
-            "select count(*) from pg_stat_replication where application_name in ({}) and flush_lsn >= '{position}'",
+            "select count(*) from pg_stat_replication where state = 'streaming' and application_name in ({}) and flush_lsn >= '{position}'",
             names.join(", ")
         );
         let end = Instant::now() + ARRIVAL_LIMIT;

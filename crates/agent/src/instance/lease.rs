@@ -5,7 +5,7 @@
 
 use super::{clock, fence};
 use holdfast_core::{names, wire::AgentConfig};
-use holdfast_postgresql::failover::{HandOver, Record, Switchover, fence_after};
+use holdfast_postgresql::failover::{HandOver, Record, fence_after};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
@@ -78,11 +78,7 @@ enum Command {
         reply: oneshot::Sender<Result<(), String>>,
     },
     /// Give it back.
-    Release {
-        hand_over: Option<HandOver>,
-        switchover: Option<Switchover>,
-        reply: oneshot::Sender<Result<(), String>>,
-    },
+    Release { hand_over: Option<HandOver>, reply: oneshot::Sender<Result<(), String>> },
 }
 
 /// State that both threads see.
@@ -173,14 +169,7 @@ impl Keeper {
     /// Gives the Lease back, to a successor if there is one. Only after postgres has stopped.
     pub async fn release(&self, hand_over: Option<HandOver>) -> anyhow::Result<()> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Command::Release { hand_over, switchover: None, reply }, answer).await
-    }
-
-    /// As `release`, because it was asked for.
-    pub async fn switch_over(&self, hand_over: HandOver, switchover: Switchover) -> anyhow::Result<()> {
-        let (reply, answer) = oneshot::channel();
-        let release = Command::Release { hand_over: Some(hand_over), switchover: Some(switchover), reply };
-        self.ask(release, answer).await
+        self.ask(Command::Release { hand_over, reply }, answer).await
     }
 }
 
@@ -246,12 +235,11 @@ async fn keep(mut commands: mpsc::Receiver<Command>, shared: Arc<Shared>) {
                 }
                 let _ = reply.send(answer);
             }
-            Some(Command::Release { hand_over, switchover, reply }) => {
+            Some(Command::Release { hand_over, reply }) => {
                 let answer = match &holding {
                     None => Ok(()),
                     Some(h) => {
-                        let switchover = switchover.or_else(|| h.record.switchover.clone());
-                        let free = Record { holder: None, hand_over, switchover, ..h.record.clone() };
+                        let free = Record { holder: None, hand_over, ..h.record.clone() };
                         write(&client, &h.config, &free, Some(&h.lease), h.left())
                             .await
                             .map(|_| ())

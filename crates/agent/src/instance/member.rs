@@ -42,6 +42,10 @@ use tokio::{
 const TICK: Duration = Duration::from_millis(500);
 /// How often the others are asked for their promises at most.
 const POLL_AGAIN: Duration = Duration::from_millis(200);
+/// After so many calls about the same Lease that came to nothing they are seldom: each is written to the volumes of all.
+const MANY_CALLS: u32 = 20;
+/// How often they are asked then.
+const POLL_SELDOM: Duration = Duration::from_secs(2);
 /// How long a server may take to answer after its start before the Lease is let go.
 pub const START_LIMIT: Duration = Duration::from_secs(60);
 /// A reload reaches the session that looks a moment after it was asked for: only the second look later is sure to show it.
@@ -100,6 +104,10 @@ pub struct Memory {
     pub promised: Promised,
     /// The Lease, or that there is none, was seen in an earlier turn.
     pub acquainted: bool,
+    /// A change of the synchronous set was sent to the Lease, and no answer came.
+    pub unsure: bool,
+    /// Calls for votes about one version of the Lease.
+    pub calls: (u64, u32),
     /// What the running server was told to wait for.
     pub obeys: Option<Synchronous>,
     /// Starts of the server in a row that it did not live to answer.
@@ -179,7 +187,8 @@ impl Member {
         let mut action = decide(view);
         if action == Action::Poll {
             // Members that ask each other wake each other: without a pause they would do nothing else.
-            if self.memory.polled.is_some_and(|at| at.elapsed() < POLL_AGAIN) {
+            let pause = if self.memory.calls.1 < MANY_CALLS { POLL_AGAIN } else { POLL_SELDOM };
+            if self.memory.polled.is_some_and(|at| at.elapsed() < pause) {
                 return self.tell(&config, look.as_ref(), "asking the other instances", "").await;
             }
             self.memory.polled = Some(Instant::now());
@@ -272,7 +281,7 @@ impl Member {
         // What this member holds it knows better than any watch.
         let record = self.keeper.held().or(seen.record);
         let (lease_uid, version) = version_of(seen.lease.as_ref());
-        let promise = self.promise_about(record.as_ref(), lease_uid, version, data == Data::Empty).await?;
+        let promise = self.promise_about(record.as_ref(), lease_uid, version).await?;
         let holder_terminated = self.holder_terminated(config, record.as_ref(), &server).await;
         Ok(Some(View {
             me: self.identity.holder.clone(),

@@ -155,6 +155,7 @@ impl Postgres {
         let signal = data.join("standby.signal");
         if standby {
             fs::write(&signal, "")?;
+            self.forget_allotted()?;
         } else {
             remove_file(&signal)?;
         }
@@ -321,6 +322,21 @@ impl Postgres {
         Ok(())
     }
 
+    /// Removes what `allot` wrote. A standby that starts takes the newest history file for its goal, and from an empty one it cannot
+    /// see that it descends from it: it would end at every start.
+    fn forget_allotted(&self) -> anyhow::Result<()> {
+        let folder = self.data().join("pg_wal");
+        let Ok(entries) = fs::read_dir(&folder) else { return Ok(()) };
+        for entry in entries {
+            let entry = entry?;
+            let history = entry.file_name().to_str().is_some_and(|name| name.ends_with(".history"));
+            if history && entry.metadata()?.len() == 0 {
+                remove_file(&entry.path())?;
+            }
+        }
+        sync_folder(&folder)
+    }
+
     /// Promotes the standby and waits until it accepts writes.
     pub async fn promote(&self, limit: Duration) -> anyhow::Result<()> {
         let deadline = Instant::now() + limit;
@@ -435,10 +451,13 @@ mod tests {
         let wal = data_directory(volume.path()).join("pg_wal");
         fs::create_dir_all(&wal).unwrap();
         fs::write(wal.join("00000003.history"), "2\t0/5\tx\n").unwrap();
-        Postgres::new(volume.path(), Children::default()).allot(2, 5).unwrap();
+        let postgres = Postgres::new(volume.path(), Children::default());
+        postgres.allot(2, 5).unwrap();
         assert_eq!(fs::read(wal.join("00000003.history")).unwrap(), b"2\t0/5\tx\n");
         assert_eq!(fs::read(wal.join("00000004.history")).unwrap(), b"");
         assert!(!wal.join("00000002.history").exists() && !wal.join("00000005.history").exists());
+        postgres.forget_allotted().unwrap();
+        assert!(wal.join("00000003.history").exists() && !wal.join("00000004.history").exists());
     }
 
     #[test]

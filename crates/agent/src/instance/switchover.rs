@@ -7,8 +7,10 @@ use holdfast_postgresql::failover::{HandOver, Record, Switchover, successor};
 use std::time::Duration;
 use tokio::{task::JoinHandle, time::timeout};
 
-/// How long the checkpoint before a switchover may take. It makes the one at shutdown, for which writers wait, short.
-const CHECKPOINT_LIMIT: Duration = Duration::from_secs(60);
+/// How long the checkpoint before a switchover may take.
+const CHECKPOINT_LIMIT: Duration = Duration::from_secs(45);
+/// WAL files that may wait for the store when a switchover begins.
+const MOST_BEHIND: i64 = 2;
 /// How long the shutdown for a switchover may take: a standby that hangs would keep writers waiting as long.
 const SHUT_DOWN_LIMIT: Duration = Duration::from_secs(20);
 /// How long withdrawing from the Service may take. Best effort: the next primary points it anew in any case.
@@ -43,7 +45,7 @@ impl Member {
         }
     }
 
-    /// Carries out a switchover that is asked for, once. `true`: this member has stopped leading, or tried to.
+    /// Carries out a switchover that is asked for, once. `true`: this turn ends with it.
     pub(super) async fn asked_to_switch(
         &mut self,
         config: &AgentConfig,
@@ -54,43 +56,60 @@ impl Member {
         if record.switchover.as_ref().is_some_and(|known| known.asked == asked) {
             return Ok(false);
         }
-        let me = self.identity.holder.pod.clone();
-        let refused = match successor(&asked, &me, record, &look.streams_to) {
-            Ok(Some(to)) => return self.switch_over(config, record, asked, to).await.map(|()| true),
+        let refused = match self.successor_of(&asked, record, look) {
             Ok(None) => String::new(),
+            Ok(Some(_)) => {
+                // First of all: whatever becomes of it, nobody begins the same again.
+                self.say(config, &asked, "").await?;
+                match self.switch_over(config, &asked).await? {
+                    None => return Ok(true),
+                    Some(why) => why,
+                }
+            }
             Err(why) => why,
         };
-        // The next turn goes on with what was recorded now.
-        self.say(config, record, asked, refused).await.map(|()| true)
+        self.say(config, &asked, &refused).await.map(|()| true)
+    }
+
+    fn successor_of(&self, asked: &str, record: &Record, look: &Look) -> Result<Option<String>, String> {
+        let to = successor(asked, &self.identity.holder.pod, record, &look.streams_to)?;
+        // The server's shutdown waits for its archiver.
+        let archive = self.archiver.report().unwrap_or_default();
+        if to.is_some() && (!archive.error.is_empty() || archive.behind_segments > MOST_BEHIND) {
+            return Err(format!(
+                "{} WAL files wait for the store: {}",
+                archive.behind_segments, archive.error
+            ));
+        }
+        Ok(to)
     }
 
     /// Records what became of a switchover.
-    async fn say(
-        &self,
-        config: &AgentConfig,
-        record: &Record,
-        asked: String,
-        refused: String,
-    ) -> anyhow::Result<()> {
+    async fn say(&self, config: &AgentConfig, asked: &str, refused: &str) -> anyhow::Result<()> {
         if !refused.is_empty() {
             tracing::warn!(asked, why = refused, "switchover refused");
         }
-        let said = Record { switchover: Some(Switchover { asked, refused }), ..record.clone() };
-        self.keeper.update(config, said).await.context("recording the switchover")
+        let record = self.keeper.held().context("the Lease was lost")?;
+        let switchover = Some(Switchover { asked: asked.into(), refused: refused.into() });
+        self.keeper.update(config, Record { switchover, ..record }).await.context("recording the switchover")
     }
 
-    async fn switch_over(
-        &mut self,
-        config: &AgentConfig,
-        record: &Record,
-        asked: String,
-        to: String,
-    ) -> anyhow::Result<()> {
-        tracing::info!(asked, to, "switchover begins");
-        self.keeper.healthy_for(CHECKPOINT_LIMIT);
-        let session = crate::sql::local("postgres").await?;
-        session.execute("checkpoint", CHECKPOINT_LIMIT).await.context("checkpoint before the switchover")?;
-        drop(session);
+    /// `Some`: why there was none. Then the next turn leads as before; a server that was stopped is started again, for the Lease was never
+    /// given up.
+    async fn switch_over(&mut self, config: &AgentConfig, asked: &str) -> anyhow::Result<Option<String>> {
+        tracing::info!(asked, "switchover begins");
+        self.tell(config, None, "checkpoint before a switchover", "").await?;
+        if let Err(error) = self.checkpoint().await {
+            return Ok(Some(format!("the checkpoint before it failed: {error:#}")));
+        }
+        // That took its time: who streams now?
+        let record = self.keeper.held().context("the Lease was lost")?;
+        let look = self.look().await.context("the server does not answer")?;
+        let to = match self.successor_of(asked, &record, &look) {
+            Ok(Some(to)) => to,
+            Ok(None) => return Ok(Some(String::new())),
+            Err(why) => return Ok(Some(why)),
+        };
         self.tell(config, None, &format!("switching over to {to}"), "").await?;
         let withdraw = endpoints::withdraw(&self.client, config, &self.identity.address);
         if let Ok(Err(error)) = timeout(WITHDRAW_LIMIT, withdraw).await {
@@ -98,23 +117,29 @@ impl Member {
         }
         let (alive, clean) = self.shut_down(SHUT_DOWN_LIMIT).await;
         self.postgres.collect().await;
-        let handed = if clean { self.handed_over(to).await } else { None };
-        // Without a hand-over the next turn starts the server again: the Lease was never given up.
         self.memory.led = None;
         self.memory.hurry = true;
+        let handed = if clean { self.handed_over(to).await } else { None };
         let result = match handed {
             Some(hand_over) => {
                 tracing::info!(to = hand_over.to, lsn = %hand_over.lsn, "switchover: handing over");
-                let done = Switchover { asked, refused: String::new() };
-                self.keeper.switch_over(hand_over, done).await.context("handing the Lease over")
+                self.keeper.release(Some(hand_over)).await.context("handing the Lease over").map(|()| None)
             }
             None => {
                 let limit = SHUT_DOWN_LIMIT.as_secs();
-                let why = format!("the server did not shut down in good order within {limit} s");
-                self.say(config, record, asked, why).await
+                Ok(Some(format!("the server did not shut down in good order within {limit} s")))
             }
         };
         alive.abort();
         result
+    }
+
+    /// Makes the one at shutdown, for which writers wait, short.
+    async fn checkpoint(&self) -> anyhow::Result<()> {
+        self.keeper.healthy_for(CHECKPOINT_LIMIT);
+        let session = crate::sql::local("postgres").await?;
+        // Not both in one: that would be a transaction.
+        session.execute("set statement_timeout = 0", WITHDRAW_LIMIT).await?;
+        session.execute("checkpoint", CHECKPOINT_LIMIT).await
     }
 }

@@ -23,6 +23,8 @@ use tokio::time::{Instant, timeout};
 
 /// How long the server may take to let go of its upstream.
 const DETACH_LIMIT: Duration = Duration::from_millis(1200);
+/// Looks in a row that show no receiver.
+const QUIET: u32 = 3;
 /// How long the API server may take to say what the Lease is.
 const READ_LIMIT: Duration = Duration::from_secs(1);
 /// How long answers are waited for.
@@ -75,18 +77,16 @@ pub fn version_of(lease: Option<&Lease>) -> (&str, u64) {
 }
 
 impl Member {
-    /// What was promised about this Lease. The volume that an empty one stands for may have promised something, unless this
-    /// member was there before the Lease.
+    /// What was promised about this Lease. A volume without a promise may stand for one that promised something, lost or cloned from,
+    /// unless this member was there before the Lease.
     pub(super) async fn promise_about(
         &mut self,
         record: Option<&Record>,
         lease_uid: &str,
         version: u64,
-        empty: bool,
     ) -> anyhow::Result<Promise> {
         let first = !std::mem::replace(&mut self.memory.acquainted, true);
         if first
-            && empty
             && self.memory.promised == Promised::default()
             && let Some(record) = record
         {
@@ -115,6 +115,7 @@ impl Member {
     async fn detach(&mut self, config: &AgentConfig) -> Option<Look> {
         self.configure(config, "", None).ok()?;
         let end = Instant::now() + DETACH_LIMIT;
+        let mut quiet = 0;
         loop {
             let look = self.look().await?;
             if !look.recovering {
@@ -122,7 +123,9 @@ impl Member {
             }
             let receiving =
                 self.session.as_ref()?.value("select count(*) from pg_stat_wal_receiver").await.ok()?;
-            if receiving.as_deref() == Some("0") && look.replayed {
+            // A startup process that has not read its configuration yet may begin to receive once more.
+            quiet = if receiving.as_deref() == Some("0") && look.replayed { quiet + 1 } else { 0 };
+            if quiet == QUIET {
                 return Some(look);
             }
             if Instant::now() > end {
@@ -216,6 +219,15 @@ impl Member {
             }
         }
         view.polled = true;
+        self.memory.calls = match self.memory.calls {
+            (version, calls) if version == call.version => (version, calls.saturating_add(1)),
+            _ => (call.version, 1),
+        };
+        // Who has promised a higher term says so: the next call is above that.
+        if let Some(term) = view.votes.iter().map(|v| v.term).max().filter(|term| *term > call.term) {
+            let promise = self.memory.promised.about(&lease_uid);
+            self.keep(Promise { term, ..promise }, &lease_uid).await?;
+        }
         tracing::info!(term = call.term, version = call.version, votes = ?view.votes, "polled");
         Ok(())
     }
@@ -236,6 +248,13 @@ impl Member {
         let config = self.config.borrow().clone();
         let look = self.look().await;
         let mut view = self.view(&config, look.as_ref()).await?.context("the Lease is not known yet")?;
+        // An agent of an older version does not say which Lease it wants to replace: then it is the one that is seen here.
+        let mut call = call.clone();
+        if call.version == 0 && call.lease_uid.is_empty() {
+            call.version = view.version;
+            call.lease_uid = version_of(self.memory.decided_on.as_ref()).0.to_string();
+        }
+        let call = &call;
         let promise = match answer(&view, call) {
             Ok(promise) => promise,
             Err(why) => {

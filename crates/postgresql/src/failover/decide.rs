@@ -130,6 +130,11 @@ fn succeed(view: &View, record: Option<&Record>) -> Action {
             record.timeline
         ));
     }
+    if let Some(record) = record
+        && let Some(only) = only_the_last_holder(view, record)
+    {
+        return Action::Wait(only);
+    }
     if !view.polled {
         return Action::Poll;
     }
@@ -167,14 +172,19 @@ fn promoted(record: Option<&Record>, timeline: u32) -> u32 {
     record.map_or(timeline, |r| r.timeline.max(timeline)) + 1
 }
 
+/// The primary had relaxed (Preferred), or had no standby yet: what it acknowledged may be on its own disk alone, and nobody need be
+/// asked.
+fn only_the_last_holder(view: &View, record: &Record) -> Option<String> {
+    let alone = record.synchronous.is_empty()
+        && view.durability != DurabilityMode::Asynchronous
+        && !record.last_holder.is_empty();
+    alone.then(|| format!("only {} is known to have every commit", record.last_holder))
+}
+
 /// Whether enough members promised, so that every acknowledged commit is on one of them; else what is missing.
 fn missing_promises(view: &View, record: Option<&Record>, usable: &[&Vote]) -> Option<String> {
     let (electorate, confirmations): (Vec<&str>, i32) = match record {
         Some(record) if !record.synchronous.is_empty() => (record.electorate(), record.confirmations),
-        // The primary had relaxed (Preferred), or had no standby yet: what it acknowledged may be on its own disk alone.
-        Some(record) if view.durability != DurabilityMode::Asynchronous && !record.last_holder.is_empty() => {
-            return Some(format!("only {} is known to have every commit", record.last_holder));
-        }
         Some(_) => return None,
         // No Lease at all: any member may have been primary, or in the set.
         None if view.lease.is_none()

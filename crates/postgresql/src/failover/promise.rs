@@ -10,6 +10,7 @@ pub struct Call {
     /// The term that the candidate wants to begin.
     pub term: u64,
     /// The version of the Lease that it wants to replace, and of no other, see [`View::version`].
+    #[serde(default)]
     pub version: u64,
     /// That Lease's uid; empty: there is none.
     #[serde(default)]
@@ -32,7 +33,7 @@ pub struct Promise {
 }
 
 impl Promise {
-    /// What a member with an empty volume has to count as its promise, having seen this version first: the volume that it had before
+    /// What a member whose volume bears no promise has to count as one, having seen this version first: the volume that was there before
     /// may have promised something, but nothing about a version that did not exist yet.
     pub fn unknown(record: &Record, version: u64) -> Self {
         Self { term: record.term + 1, version }
@@ -86,7 +87,8 @@ pub fn vote(view: &View, call: &Call, promised: bool) -> Vote {
     };
     Vote {
         pod: view.me.pod.clone(),
-        term: call.term,
+        // Without a promise it says which term it has promised already: the next call must be above that.
+        term: if promised { call.term } else { call.term.max(view.promise.term) },
         data_set,
         system_identifier,
         timeline,

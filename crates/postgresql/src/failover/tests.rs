@@ -263,7 +263,8 @@ fn a_promise_binds_until_the_lease_that_it_was_about_has_changed() {
     assert!(answer(&streams, &call).is_err());
     assert!(answer(&View { holder_terminated: true, ..streams }, &call).is_ok());
     assert!(answer(&view("orders-0"), &call).is_err(), "the holder gives nothing away");
-    assert_eq!(vote(&view("orders-1"), &call, false).timeline, 0);
+    let refused = vote(&after, &call, false);
+    assert_eq!((refused.timeline, refused.term), (0, 6), "it says what must be exceeded");
     assert_eq!(vote(&view("orders-1"), &call, true).flushed, Lsn(500));
 }
 
