@@ -104,6 +104,8 @@ pub struct View {
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
+// One is made in a turn, and taken apart at once.
+#[allow(clippy::large_enum_variant)]
 pub enum Action {
     /// Nothing; the text says for what.
     Wait(String),

@@ -52,7 +52,7 @@ fn parts_of(options: &Options, changes: &[Change]) -> Vec<Part> {
     let mut all = Vec::new();
     // Those that take longest first: all processes are busy to the end.
     for moment in [Moment::Rollout, Moment::Rest, Moment::Early] {
-        for kind in schema::kinds().into_iter().filter(|_| options.moments.contains(&moment)) {
+        for kind in schema::kinds().filter(|_| options.moments.contains(&moment)) {
             let knows = |change: &&Change| {
                 // A change that makes an object, or one of an operator's own, knows but one moment.
                 let moved = change.makes() || change.back == Back::Itself || !change.path.starts_with("spec");
