@@ -91,7 +91,8 @@ pub fn serve() -> io::Result<()> {
     Ok(())
 }
 
-fn say(said: &Said) {
+/// Says something to the process that began this one, as a line. Without a listener this one ends.
+pub(crate) fn say(said: &impl Serialize) {
     let mut out = io::stdout().lock();
     let line = serde_json::to_string(said).map_err(io::Error::from);
     // Nobody listens any more.

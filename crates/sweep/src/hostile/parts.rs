@@ -11,7 +11,7 @@ use crate::slices;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, VecDeque},
-    io::{self, Write},
+    io,
     sync::{Mutex, PoisonError, mpsc},
     time::Duration,
 };
@@ -49,24 +49,15 @@ pub fn serve() -> io::Result<()> {
     let part: Part = serde_json::from_reader(io::stdin().lock())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
     let done = runtime.block_on(run::run_part(&part, |change, tried| {
-        say(&match tried {
+        slices::say(&match tried {
             None => Said::Begun(change.to_string()),
             Some(tried) => Said::Ended(change.to_string(), tried),
         });
     }));
     if let Err(error) = done {
-        say(&Said::Failed(error));
+        slices::say(&Said::Failed(error));
     }
     Ok(())
-}
-
-fn say(said: &Said) {
-    let mut out = io::stdout().lock();
-    let line = serde_json::to_string(said).map_err(io::Error::from);
-    // Nobody listens any more.
-    if line.and_then(|line| writeln!(out, "{line}")).and_then(|()| out.flush()).is_err() {
-        std::process::exit(1);
-    }
 }
 
 /// What is heard of parts.
