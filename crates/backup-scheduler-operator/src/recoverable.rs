@@ -97,7 +97,7 @@ pub async fn reconcile(database: Arc<Database>, windows: Arc<Windows>) -> Result
                 None => serde_json::json!({}),
             };
             let api = ctx.api::<Database>(&namespace);
-            apply::status(&api, managers::BACKUP, &name, &body).await.map_err(Error)?;
+            apply::status(&api, managers::BACKUP, database.as_ref(), &body).await.map_err(Error)?;
             let mut all = windows.written.lock().unwrap_or_else(PoisonError::into_inner);
             // Old entries say nothing any more.
             all.retain(|_, time| now.duration_since(*time).as_secs() < 2 * PAUSE);

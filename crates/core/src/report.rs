@@ -89,11 +89,13 @@ impl InstanceReport {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// The merge patch that puts this report on its pod.
-    pub fn patch(&self) -> serde_json::Value {
+    /// The merge patch that puts this report on its pod: on the very one with this uid, since an agent that outlives its pod (deleted by
+    /// force on a node that is cut off) must not speak for the next one of the name.
+    pub fn patch(&self, uid: &str) -> serde_json::Value {
         let labels: serde_json::Map<_, _> =
             self.labels().into_iter().map(|(name, value)| (name.to_string(), value.into())).collect();
         serde_json::json!({"metadata": {
+            "uid": uid,
             "labels": labels,
             "annotations": {names::ANNOTATION_REPORT: self.text()},
         }})
@@ -154,7 +156,7 @@ mod tests {
     #[test]
     fn what_was_taken_from_the_pod_by_hand_is_seen() {
         let report = InstanceReport { role: Role::Replica, ready: true, ..InstanceReport::default() };
-        let pod: ObjectMeta = serde_json::from_value(report.patch()["metadata"].clone()).unwrap();
+        let pod: ObjectMeta = serde_json::from_value(report.patch("pod-7")["metadata"].clone()).unwrap();
         assert!(report.stands_on(&pod));
         for name in [names::LABEL_ROLE, names::LABEL_SERVES_READS] {
             let mut edited = pod.clone();
@@ -169,7 +171,7 @@ mod tests {
     #[test]
     fn a_label_that_no_longer_holds_is_removed() {
         let replica = InstanceReport { role: Role::Replica, ready: false, ..InstanceReport::default() };
-        let labels = &replica.patch()["metadata"]["labels"];
+        let labels = &replica.patch("pod-7")["metadata"]["labels"];
         assert_eq!(labels[names::LABEL_ROLE], "replica");
         assert!(labels[names::LABEL_SERVES_READS].is_null());
     }

@@ -16,7 +16,7 @@ use crate::{
     validate::ValidatedDatabase,
 };
 use holdfast_core::{Database, names, names::managers};
-use holdfast_runtime::apply::{self as api, bounded, refuses};
+use holdfast_runtime::apply::{self as api, bounded, misses, refuses};
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
@@ -232,13 +232,6 @@ pub async fn apply(
     Ok(applied)
 }
 
-/// Whether the object that a patch with a uid was meant for is no longer there, or is another's of the same name: the API server then
-/// says that the uid is immutable.
-fn gone(status: &kube::core::Status) -> bool {
-    let other = || status.is_invalid() && status.message.contains("metadata.uid");
-    status.is_not_found() || status.is_conflict() || other()
-}
-
 /// Writes on behalf of one Database.
 struct Writer<'a> {
     client: &'a Client,
@@ -296,7 +289,7 @@ impl Writer<'_> {
             + Clone
             + Debug,
     {
-        let (object, is_new) = match write {
+        let (mut object, is_new) = match write {
             Write::Nothing | Write::Wait => return Ok(()),
             Write::Create(object) => (object, true),
             Write::Update(object) => (object, false),
@@ -316,6 +309,7 @@ impl Writer<'_> {
                     // The watch shows it in a moment, and its end after that.
                     return Ok(());
                 }
+                object.meta_mut().uid = there.uid();
             }
         }
         api::apply(&children, managers::DATABASE, &object)
@@ -362,7 +356,7 @@ impl Writer<'_> {
         let objects: Api<K> = self.api();
         match bounded(objects.patch(name, &params, &Patch::Merge(&body))).await {
             Ok(_) => Ok(true),
-            Err(kube::Error::Api(status)) if gone(&status) => Ok(false),
+            Err(kube::Error::Api(status)) if misses(&status) => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -361,7 +361,7 @@ async fn report(
     context.metrics.record(&namespace, &name, &status, failed_over);
     if status != old {
         let api: Api<Database> = Api::namespaced(context.client.clone(), &namespace);
-        holdfast_runtime::apply::status(&api, managers::DATABASE, &name, &status)
+        holdfast_runtime::apply::status(&api, managers::DATABASE, database, &status)
             .await
             .map_err(Error::Status)?;
         let written = Some((database.resource_version(), status.clone()));

@@ -200,7 +200,7 @@ async fn report(
 ) -> Result<(), Error> {
     let name = o.restore.name_any();
     let restores = api::<Restore>(context, namespace);
-    wrote("writing the status", write::status(&restores, managers::RESTORE, &name, status).await)?;
+    wrote("writing the status", write::status(&restores, managers::RESTORE, &o.restore, status).await)?;
     let before = o.restore.status.clone().unwrap_or_default();
     if let Some((reason, message, warning)) = status::event(&before, status) {
         let events = &context.process.events;

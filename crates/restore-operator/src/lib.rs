@@ -17,11 +17,12 @@ mod tests;
 pub use validate::Settings;
 
 use crate::{metrics::RestoreMetrics, observe::Observed, plan::Step};
-use holdfast_core::{Database, Restore, names};
+use holdfast_core::{Database, Restore, names, operation};
 use holdfast_runtime::operator::{self, Process};
 use k8s_openapi::api::{batch::v1::Job, coordination::v1::Lease, core::v1::PersistentVolumeClaim};
 use kube::{
-    Resource, ResourceExt,
+    Api, Resource, ResourceExt,
+    api::PropagationPolicy,
     runtime::{
         Controller,
         controller::Action,
@@ -93,7 +94,11 @@ pub async fn run(process: Process, settings: Settings) {
         })
         .watches(process.api::<Lease>(), labelled.clone(), {
             let store = store.clone();
-            move |lease| of_label(&store, &lease)
+            move |lease| {
+                let mut concerned = of_label(&store, &lease);
+                concerned.extend(holder(&lease));
+                concerned
+            }
         })
         .watches(process.api::<PersistentVolumeClaim>(), labelled, move |claim| of_label(&store, &claim));
     operator::drive(controller, "restore", &process, context, reconcile).await;
@@ -103,6 +108,33 @@ pub async fn run(process: Process, settings: Settings) {
 fn of_label<K: Resource>(store: &Store<Restore>, object: &K) -> Vec<ObjectRef<Restore>> {
     let database = object.meta().labels.as_ref().and_then(|l| l.get(names::LABEL_DATABASE));
     of_database(store, object.meta().namespace.clone(), database.map(String::as_str))
+}
+
+/// The Restore that holds an operation Lease, finished or not.
+fn holder(lease: &Lease) -> Option<ObjectRef<Restore>> {
+    let owners = lease.metadata.owner_references.iter().flatten();
+    let owner = owners.into_iter().find(|o| o.kind == Restore::kind(&()))?;
+    Some(ObjectRef::new(&owner.name).within(lease.metadata.namespace.as_deref()?))
+}
+
+/// Lets go of an operation Lease that a finished Restore holds: the request of a process that died can make it long after the end, and
+/// the Database would stand still for a Restore that has nothing more to do.
+async fn release_late(context: &Context, restore: &Restore) -> Result<(), apply::Error> {
+    if !validate::in_place(&restore.spec) {
+        return Ok(());
+    }
+    let failed = |source| apply::Error::Write { what: "releasing a late operation Lease", source };
+    let (namespace, uid) = (restore.namespace().unwrap_or_default(), restore.uid().unwrap_or_default());
+    let leases: Api<Lease> = Api::namespaced(context.process.client.clone(), &namespace);
+    let name = names::lease_operation(validate::target(&restore.spec));
+    let lease = holdfast_runtime::apply::bounded(leases.get_opt(&name)).await.map_err(failed)?;
+    let held = lease.filter(|l| operation::held_by(l, &uid) && l.metadata.deletion_timestamp.is_none());
+    let Some(lease) = held else { return Ok(()) };
+    let background = PropagationPolicy::Background;
+    let uid = lease.uid().unwrap_or_default();
+    holdfast_runtime::apply::delete(&leases, &name, &uid, background).await.map_err(failed)?;
+    tracing::info!(restore = %restore.name_any(), lease = name, "released: the Restore was finished when it was made");
+    Ok(())
 }
 
 /// The unfinished Restores that work on a Database or take their data from it.
@@ -127,8 +159,9 @@ fn of_database(
 
 /// One Restore: observe, work out the one next step, carry it out, and again until there is something to wait for.
 async fn reconcile(restore: Arc<Restore>, context: Arc<Context>) -> Result<Action, Error> {
-    // Final, so even an old copy suffices to know it: finished runs cost no request.
+    // Final, so even an old copy suffices to know it: finished runs cost at most one request, at the start.
     if status::finished(&restore) {
+        release_late(&context, &restore).await?;
         return Ok(Action::await_change());
     }
     let uid = restore.uid().unwrap_or_default();

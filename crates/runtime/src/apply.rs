@@ -12,7 +12,9 @@ pub const DEADLINE: Duration = Duration::from_secs(15);
 
 /// Server-side apply with force: this manager owns exactly the fields in `object`, and drops those it no longer names.
 ///
-/// Fills apiVersion and kind. Errors: the object has no name, the API refuses it, or no answer within [`DEADLINE`].
+/// Fills apiVersion and kind. With a uid it is meant for that very object: on another one of the name, or on none, it is a conflict.
+///
+/// Errors: the object has no name, the API refuses it, or no answer within [`DEADLINE`].
 pub async fn apply<K>(api: &Api<K>, manager: &str, object: &K) -> Result<K, kube::Error>
 where
     K: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + Debug,
@@ -21,16 +23,15 @@ where
     let name = object.meta().name.clone().unwrap_or_default();
     if let Some(meta) = body.get_mut("metadata").and_then(serde_json::Value::as_object_mut) {
         // What the server fills in is not ours to apply; managedFields would even be refused.
-        for field in
-            ["managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink"]
-        {
+        for field in ["managedFields", "resourceVersion", "creationTimestamp", "generation", "selfLink"] {
             meta.remove(field);
         }
     }
     apply_json(api, manager, &name, &body).await
 }
 
-/// Server-side apply with force of a partial intent: only the fields in `body`. Fills apiVersion, kind and the name.
+/// Server-side apply with force of a partial intent: only the fields in `body`. Fills apiVersion, kind and the name. A uid in it is a
+/// precondition, as of [`apply`].
 ///
 /// Errors: the API refuses it, or no answer within [`DEADLINE`].
 pub async fn apply_json<K>(
@@ -89,17 +90,56 @@ where
     }
 }
 
-/// Server-side apply of `{status}` on the status subresource: this manager owns exactly the fields in `status`.
+/// Server-side apply of `{status}` on the status subresource of the very object that was seen: this manager owns exactly the fields in
+/// `status`.
 ///
-/// Errors: the object is gone, the API refuses it, or no answer within [`DEADLINE`].
-pub async fn status<K, S>(api: &Api<K>, manager: &str, name: &str, status: &S) -> Result<K, kube::Error>
+/// It is conditional on the version that was seen, because the API server ignores a uid in a custom resource's status: without
+/// it the end of an object could be told to its successor of the same name. When the same object was changed since by somebody else,
+/// which says nothing against our fields, its newest version is taken.
+///
+/// Errors: the object is gone or another one bears its name (a conflict), the API refuses it, or no answer within [`DEADLINE`].
+pub async fn status<K, S>(api: &Api<K>, manager: &str, seen: &K, status: &S) -> Result<K, kube::Error>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
     S: Serialize,
 {
+    /// So often somebody else may be faster.
+    const TRIES: usize = 4;
     let status = serde_json::to_value(status).map_err(kube::Error::SerdeError)?;
-    let intent = typed::<K>(name, &serde_json::json!({ "status": status }));
-    bounded(api.patch_status(name, &PatchParams::apply(manager).force(), &Patch::Apply(&intent))).await
+    let seen = seen.meta();
+    let name = seen.name.clone().unwrap_or_default();
+    let params = PatchParams::apply(manager).force();
+    let mut version = seen.resource_version.clone();
+    bounded(async {
+        let mut tries = 1;
+        loop {
+            let body = serde_json::json!({"metadata": {"resourceVersion": version}, "status": status});
+            let intent = typed::<K>(&name, &body);
+            match api.patch_status(&name, &params, &Patch::Apply(&intent)).await {
+                Err(kube::Error::Api(status)) if status.is_conflict() && tries < TRIES => {
+                    match api.get_metadata_opt(&name).await? {
+                        Some(there) if there.metadata.uid == seen.uid => {
+                            version = there.metadata.resource_version;
+                            tries += 1;
+                        }
+                        _ => return Err(kube::Error::Api(status)),
+                    }
+                }
+                other => return other,
+            }
+        }
+    })
+    .await
+}
+
+/// Whether the object that a write with a uid was meant for is no longer there, or another one bears its name: the API server then
+/// says that the uid is immutable, or that there is a conflict.
+pub fn misses(status: &kube::core::Status) -> bool {
+    status.is_not_found() || status.is_conflict() || other_uid(status)
+}
+
+fn other_uid(status: &kube::core::Status) -> bool {
+    status.is_invalid() && status.message.contains("metadata.uid: Invalid value")
 }
 
 /// Whether the API server will say the same again: the request itself is what it does not take. For a person to know.
@@ -108,7 +148,9 @@ pub fn refuses(status: &kube::core::Status) -> bool {
     const UNREADABLE: [&str; 4] =
         ["failed to create typed", "failed to convert", "quantities must match", "unable to parse quantity"];
     let unreadable = || UNREADABLE.iter().any(|words| status.message.contains(words));
-    status.is_forbidden() || status.is_invalid() || status.code == 400 || (status.code == 500 && unreadable())
+    // That another object bears the name by now is seen at the next look.
+    let invalid = status.is_invalid() && !other_uid(status);
+    status.is_forbidden() || invalid || status.code == 400 || (status.code == 500 && unreadable())
 }
 
 /// Whether this was refused because the namespace is being deleted: nothing can be made there any more, and nobody is to be told.

@@ -65,6 +65,9 @@ impl Family {
     }
 }
 
+/// Told to people, and read by no program.
+const EVENTS: &str = "events.events.k8s.io";
+
 /// What operators ask for, each with what a 403 on it stands for: a role that was edited by hand.
 const RESOURCES: [(Operator, &[&str]); 3] = [
     (
@@ -126,13 +129,21 @@ pub fn plans(
         };
         writes.iter().flat_map(of).collect()
     };
+    let attempted = |who: Operator, k: u64| {
+        let at = usize::try_from(k - 1).unwrap_or(usize::MAX);
+        calm.attempted.get(&who).and_then(|all| all.get(at)).map(String::as_str)
+    };
     match family {
-        // To die before a write is to have died after the one before, as far as the server can tell; before the first it is not.
+        // To die before a write is to have died after the one before, as far as the server can tell; before the first it is not. Nobody
+        // reads an Event, so to have died after one is to have died before it.
         Family::Crash => {
+            let event = |who: Operator, k: u64| attempted(who, k).is_some_and(|what| what.ends_with(EVENTS));
             let mut all = each(&[Fault::DieBefore, Fault::DieAfter, Fault::LoseAnswer]);
-            all.retain(
-                |plan| !matches!(plan.troubles[..], [Trouble::At(_, k, Fault::DieBefore)] if k > 1 && !full),
-            );
+            all.retain(|plan| match plan.troubles[..] {
+                [Trouble::At(_, k, Fault::DieBefore)] => k == 1 || full,
+                [Trouble::At(who, k, Fault::DieAfter)] => full || !event(who, k),
+                _ => true,
+            });
             all
         }
         Family::Answer => {
@@ -160,31 +171,20 @@ pub fn plans(
             .map(|what| one(vec![Trouble::Watches(what)]))
             .collect(),
         Family::Replaced => {
-            let known = |who: &Operator, k: u64| {
-                let at = usize::try_from(k - 1).unwrap_or(usize::MAX);
-                let what = calm.attempted.get(who).and_then(|all| all.get(at));
-                what.is_some_and(|what| match what.split_once(' ') {
-                    Some(("delete", _)) => true,
-                    // Claims bear the data: what is written to another one of that name is the worst of it. That all other
-                    // changes are made by name is an open finding, see docs/robustness.md.
-                    Some(("patch" | "update", resource)) => full || resource == "persistentvolumeclaims",
-                    _ => false,
-                })
-            };
+            // An Event has nothing that another one of its name could suffer.
+            let known =
+                |who: &Operator, k: u64| match attempted(*who, k).and_then(|what| what.split_once(' ')) {
+                    Some((_, EVENTS)) | None => false,
+                    Some((verb, _)) => matches!(verb, "delete" | "patch" | "update"),
+                };
             let hit = writes.iter().filter(|(who, k)| known(who, *k));
             hit.map(|(who, k)| one(vec![Trouble::At(*who, *k, Fault::Replaced)])).collect()
         }
-        // A status that comes late finds another Database of the name: an open finding, see docs/robustness.md.
-        Family::Late if !full && workload.starts_with("recreate-") => Vec::new(),
         Family::Late => each(&[Fault::Late]),
         Family::Lag => RESOURCES
             .iter()
             .filter(|(who, _)| active.contains(who))
             .flat_map(|(who, all)| all.iter().map(move |resource| (*who, *resource)))
-            // A status finds another Database of the name: an open finding, see docs/robustness.md.
-            .filter(|(_, resource)| {
-                full || *resource != "databases.holdfast.dev" || !workload.starts_with("recreate-")
-            })
             .map(|(who, resource)| Trouble::Lag(who, resource.into()))
             .map(|trouble| one(vec![trouble]))
             .collect(),
@@ -194,10 +194,7 @@ pub fn plans(
 
 /// At most so many plans, spread over all; another seed takes others. Crashes are never left out.
 pub fn thinned(plans: Vec<Plan>, family: Family, most: usize, seed: u64) -> Vec<Plan> {
-    if matches!(family, Family::Crash | Family::Watch | Family::Overlap | Family::Replaced)
-        || most == 0
-        || plans.len() <= most
-    {
+    if matches!(family, Family::Crash | Family::Watch | Family::Overlap) || most == 0 || plans.len() <= most {
         return plans;
     }
     let (count, shift) = (plans.len(), usize::try_from(seed).unwrap_or(0));

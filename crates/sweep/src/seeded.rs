@@ -42,7 +42,7 @@ pub enum Verdict {
 
 /// All bugs.
 pub fn all() -> Vec<Bug> {
-    use Family::{Crash, Late, Replaced};
+    use Family::{Crash, Late, Overlap, Pair, Replaced};
     use Operator::{Backups, Database, Restores};
     let on = |resource: &str, verb: &str| On::resource(resource).verb(verb);
     let bug = |name, operator, tamper, workload, families| Bug {
@@ -184,11 +184,25 @@ pub fn all() -> Vec<Bug> {
             &[Replaced],
         ),
         bug(
+            "a status is written by name",
+            Database,
+            Tamper::WithoutPreconditions(on("databases.holdfast.dev", "patch")),
+            "recreate-database-with-data",
+            &[Late],
+        ),
+        bug(
+            "a child is applied by name",
+            Database,
+            Tamper::WithoutPreconditions(on("statefulsets.apps", "patch")),
+            "roll",
+            &[Replaced],
+        ),
+        bug(
             "a worker gets a name of its own each time",
             Backups,
             Tamper::OwnNames(on("jobs.batch", "create")),
             "backup",
-            &[Late],
+            &[Late, Crash, Pair, Overlap],
         ),
     ]
 }
@@ -197,7 +211,7 @@ pub fn all() -> Vec<Bug> {
 pub fn hunt(bug: &Bug, calm: &Ending, seed: u64) -> Verdict {
     let mut plans = Vec::new();
     for family in bug.families {
-        let all = families::plans(*family, calm, bug.workload, (0, *family != Family::Replaced), seed);
+        let all = families::plans(*family, calm, bug.workload, (0, true), seed);
         plans.extend(all.into_iter().filter(|plan| plan.troubles.iter().any(|t| t.is_of(bug.operator))));
     }
     let mut slices = vec![Slice::calm(bug.workload, seed)];

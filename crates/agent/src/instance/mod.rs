@@ -148,7 +148,7 @@ pub async fn run() -> anyhow::Result<()> {
     let reporting = tokio::spawn(report::run(
         client.clone(),
         names.namespace.clone(),
-        identity.holder.pod.clone(),
+        identity.holder.clone(),
         shared.clone(),
     ));
 

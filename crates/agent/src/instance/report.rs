@@ -2,6 +2,7 @@
 
 use super::shared::Shared;
 use holdfast_core::report::{InstanceReport, STANDS, VolumeReport, VolumeStage};
+use holdfast_postgresql::failover::Holder;
 use holdfast_runtime::apply::bounded;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -57,7 +58,7 @@ fn due(written: Option<(&InstanceReport, Duration)>, report: &InstanceReport) ->
 }
 
 /// Patches the pod whenever the report says something new, or is not there any more, until the process ends.
-pub async fn run(client: kube::Client, namespace: String, pod: String, shared: Shared) {
+pub async fn run(client: kube::Client, namespace: String, holder: Holder, shared: Shared) {
     let api: Api<Pod> = Api::namespaced(client, &namespace);
     let mut last: Option<(InstanceReport, Instant)> = None;
     loop {
@@ -65,17 +66,17 @@ pub async fn run(client: kube::Client, namespace: String, pod: String, shared: S
         let report = shared.report();
         let done = match due(last.as_ref().map(|(sent, at)| (sent, at.elapsed())), &report) {
             Due::Nothing => continue,
-            Due::Look => match bounded(api.get_metadata(&pod)).await {
+            Due::Look => match bounded(api.get_metadata(&holder.pod)).await {
                 Ok(there) if report.stands_on(&there.metadata) => Ok(()),
                 Ok(_) => {
                     tracing::warn!(
                         "labels or the report were changed on this pod by somebody else: put back"
                     );
-                    write(&api, &pod, &report).await
+                    write(&api, &holder, &report).await
                 }
                 Err(error) => Err(error),
             },
-            Due::Write => write(&api, &pod, &report).await,
+            Due::Write => write(&api, &holder, &report).await,
         };
         match done {
             Ok(()) => last = Some((report, Instant::now())),
@@ -87,8 +88,9 @@ pub async fn run(client: kube::Client, namespace: String, pod: String, shared: S
     }
 }
 
-async fn write(api: &Api<Pod>, pod: &str, report: &InstanceReport) -> Result<(), kube::Error> {
-    bounded(api.patch(pod, &PatchParams::default(), &Patch::Merge(report.patch()))).await.map(drop)
+async fn write(api: &Api<Pod>, holder: &Holder, report: &InstanceReport) -> Result<(), kube::Error> {
+    let patch = Patch::Merge(report.patch(&holder.uid));
+    bounded(api.patch(&holder.pod, &PatchParams::default(), &patch)).await.map(drop)
 }
 
 #[cfg(test)]

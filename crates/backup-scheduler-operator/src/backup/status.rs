@@ -160,7 +160,7 @@ pub async fn write(ctx: &Context, o: &Observed, step: &Step, now: Timestamp) -> 
     }
     let new = of(o, step, now);
     let api = ctx.api::<Backup>(&backup.namespace().unwrap_or_default());
-    apply::status(&api, managers::BACKUP, &backup.name_any(), &new).await.map_err(Error)?;
+    apply::status(&api, managers::BACKUP, backup, &new).await.map_err(Error)?;
     match step {
         Step::Finish(Outcome::Succeeded { .. }) => {
             ctx.results.ended(true);

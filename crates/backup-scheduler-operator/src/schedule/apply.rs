@@ -4,11 +4,7 @@ use crate::{
     backup::observe::namespace_ends,
     context::Context,
     finalizers,
-    schedule::{
-        observe::Observed,
-        plan::{Plan, is_ours},
-        retention,
-    },
+    schedule::{observe::Observed, plan::is_ours, retention},
 };
 use holdfast_core::{Backup, BackupSchedule, Restore, crd::DeletionPolicy, names};
 use holdfast_runtime::apply::{self, bounded};
@@ -52,9 +48,21 @@ pub struct Said {
     pub name_taken: bool,
 }
 
-/// Carries out the plan's writes, apart from status.
-pub async fn apply(ctx: &Context, o: &Observed, plan: Plan, now: Timestamp) -> Result<Said, Error> {
-    let Plan { finalizer, create, forget, retention: old, status: _, again: _ } = plan;
+impl Error {
+    /// What a person has to know: the API server refuses this, and will again. The status says so until a later try goes through.
+    pub fn refusal(&self) -> Option<String> {
+        let Self::Api { what, source } = self else { return None };
+        Some(format!("the API server refuses to {what}: {}", apply::refusal(source)?))
+    }
+}
+
+/// Puts the finalizer on or takes it off, and makes the Backup. Errors: what the status is to say of it did not happen.
+pub async fn make(
+    ctx: &Context,
+    o: &Observed,
+    finalizer: Option<bool>,
+    create: Option<Backup>,
+) -> Result<Said, Error> {
     let schedule = o.schedule.as_ref();
     let namespace = schedule.namespace().unwrap_or_default();
     if let Some(wanted) = finalizer {
@@ -74,6 +82,19 @@ pub async fn apply(ctx: &Context, o: &Observed, plan: Plan, now: Timestamp) -> R
             }
         }
     }
+    Ok(said)
+}
+
+/// Removes records and starts retention. No Backup depends on it: one that was made is told of, whatever becomes of this.
+pub async fn tidy(
+    ctx: &Context,
+    o: &Observed,
+    forget: Vec<Arc<Backup>>,
+    old: retention::Plan,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let namespace = o.schedule.namespace().unwrap_or_default();
+    let backups = ctx.api::<Backup>(&namespace);
     remove_backups(&backups, &forget).await?;
     let retention::Plan { start, done, expired, status: _, again: _ } = old;
     remove_backups(&backups, &expired).await?;
@@ -93,7 +114,7 @@ pub async fn apply(ctx: &Context, o: &Observed, plan: Plan, now: Timestamp) -> R
             apply::create(&jobs, &job).await.map_err(fail("create retention's Job"))?;
         }
     }
-    Ok(said)
+    Ok(())
 }
 
 async fn remove_backups(api: &kube::Api<Backup>, backups: &[Arc<Backup>]) -> Result<(), Error> {

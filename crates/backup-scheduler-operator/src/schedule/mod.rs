@@ -45,11 +45,28 @@ pub async fn reconcile(schedule: Arc<BackupSchedule>, ctx: Arc<Context>) -> Resu
     let Some(observed) = observe::live(&ctx, &cached.schedule, now).await? else {
         return Ok(Action::await_change());
     };
-    let plan = plan::plan(&observed, now);
-    let again = plan.again;
+    let plan::Plan { finalizer, create, forget, retention, status: wanted, again } =
+        plan::plan(&observed, now);
+    let old = observed.schedule.status.clone().unwrap_or_default();
+    let generation = observed.schedule.metadata.generation;
     // Backups first: if a crash comes before status is written, their names are found taken, and by whom.
-    let status = plan.status.clone();
-    let said = apply::apply(&ctx, &observed, plan, now).await?;
+    let said = match apply::make(&ctx, &observed, finalizer, create).await {
+        Ok(said) => said,
+        Err(error) => {
+            if let Some(words) = error.refusal() {
+                // The run is still due: nothing else of the status moves on.
+                let status = status::refused(old.clone(), &old, &words, generation, now);
+                status::write(&ctx, &observed, status, apply::Said::default()).await?;
+            }
+            return Err(error.into());
+        }
+    };
+    let tidied = apply::tidy(&ctx, &observed, forget, retention, now).await;
+    let status = match tidied.as_ref().err().and_then(apply::Error::refusal) {
+        Some(words) => status::refused(wanted, &old, &words, generation, now),
+        None => wanted,
+    };
     status::write(&ctx, &observed, status, said).await?;
+    tidied?;
     Ok(Action::requeue(again))
 }

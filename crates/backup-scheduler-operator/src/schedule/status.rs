@@ -4,14 +4,39 @@ use crate::{
     context::Context,
     schedule::{apply::Said, observe::Observed},
 };
-use holdfast_core::{BackupSchedule, BackupScheduleStatus, conditions, conditions::types, names::managers};
+use holdfast_core::{
+    BackupSchedule, BackupScheduleStatus,
+    conditions::{self, Truth, condition, types},
+    names::managers,
+};
 use holdfast_runtime::apply;
+use jiff::Timestamp;
 use kube::ResourceExt;
 
 /// The status could not be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the status of the BackupSchedule")]
 pub struct Error(#[source] kube::Error);
+
+/// The status of a schedule of which something is refused by the API server. The words of a refusal that stands already stay: those of a
+/// webhook can change at every try.
+pub fn refused(
+    mut status: BackupScheduleStatus,
+    old: &BackupScheduleStatus,
+    words: &str,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> BackupScheduleStatus {
+    const REASON: &str = "Refused";
+    for (type_, truth) in [(types::READY, Truth::False), (types::STALLED, Truth::True)] {
+        let stands = conditions::find(&old.conditions, type_)
+            .filter(|c| c.reason == REASON && c.observed_generation == generation);
+        let said = stands.cloned();
+        let said = said.unwrap_or_else(|| condition(type_, truth, REASON, words, generation, now));
+        conditions::set(&mut status.conditions, said);
+    }
+    status
+}
 
 /// Writes the status, if it says something new.
 pub async fn write(
@@ -33,7 +58,7 @@ pub async fn write(
     }
     if schedule.status.as_ref() != Some(&new) {
         let api = ctx.api::<BackupSchedule>(&schedule.namespace().unwrap_or_default());
-        apply::status(&api, managers::BACKUP, &schedule.name_any(), &new).await.map_err(Error)?;
+        apply::status(&api, managers::BACKUP, schedule, &new).await.map_err(Error)?;
     }
     if said.made {
         ctx.events.normal(schedule, "BackupCreated", "Schedule", &format!("made Backup {name}")).await;
@@ -54,4 +79,33 @@ pub async fn write(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_said_once_however_its_words_change_and_ends_with_the_next_status() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let ready = |truth, reason, when| BackupScheduleStatus {
+            conditions: vec![
+                condition(types::READY, truth, reason, "", Some(3), at(when)),
+                condition(types::STALLED, Truth::False, reason, "", Some(3), at(when)),
+            ],
+            ..BackupScheduleStatus::default()
+        };
+        let old = ready(Truth::True, "Scheduled", 10);
+        let first = refused(ready(Truth::True, "Scheduled", 10), &old, "try 1 denied", Some(3), at(50));
+        for (type_, truth) in [(types::READY, "False"), (types::STALLED, "True")] {
+            let found = conditions::find(&first.conditions, type_).unwrap();
+            let seen = (&*found.status, &*found.reason, &*found.message);
+            assert_eq!(seen, (truth, "Refused", "try 1 denied"));
+        }
+        // What the plan makes of it is ready again, as of now.
+        let again = refused(ready(Truth::True, "Scheduled", 90), &first, "try 2 denied", Some(3), at(90));
+        assert_eq!(again, first);
+        let newer = refused(ready(Truth::True, "Scheduled", 90), &first, "try 3 denied", Some(4), at(90));
+        assert_eq!(conditions::find(&newer.conditions, types::READY).unwrap().message, "try 3 denied");
+    }
 }

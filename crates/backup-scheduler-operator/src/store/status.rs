@@ -20,7 +20,7 @@ pub async fn write(ctx: &Context, observed: &Observed, plan: &Plan) -> Result<()
         return Ok(());
     }
     let api = ctx.api::<BackupStore>(&store.namespace().unwrap_or_default());
-    apply::status(&api, managers::BACKUP, &store.name_any(), &plan.status).await.map_err(Error)?;
+    apply::status(&api, managers::BACKUP, store.as_ref(), &plan.status).await.map_err(Error)?;
     let old = store.status.as_ref().and_then(|s| conditions::find(&s.conditions, types::READY));
     if let Some(new) = conditions::find(&plan.status.conditions, types::READY)
         && old.is_none_or(|o| o.status != new.status || o.reason != new.reason)

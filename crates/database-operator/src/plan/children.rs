@@ -25,7 +25,7 @@ pub enum Write<K> {
     Wait,
     /// It is not there. One that the watch does not see (without our labels) is somebody else's and must not be taken.
     Create(K),
-    /// It differs.
+    /// It differs. With the uid of the one that was compared.
     Update(K),
 }
 
@@ -85,6 +85,8 @@ where
     let owned = live.owner_references().iter().any(|o| o.uid == owner);
     let same_mark = live.annotations().get(ANNOTATION_APPLIED) == Some(&mark);
     let there = serde_json::to_value(live).is_ok_and(|live| contains(&live, &json));
+    // The one that was compared: another one of its name is compared anew.
+    wanted.meta_mut().uid = live.uid();
     if owned && same_mark && there { Write::Nothing } else { Write::Update(wanted) }
 }
 

@@ -30,6 +30,9 @@ pub enum SecretError {
     /// No certificate.
     #[error("cannot make the certificate")]
     Certificate(#[from] rcgen::Error),
+    /// Others make and delete the same Secrets at the same time.
+    #[error("the Secrets of the certificate are made and deleted by somebody else at the same time")]
+    Contested,
 }
 
 /// A random password. Errors: the system gives no random numbers.

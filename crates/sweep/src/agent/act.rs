@@ -3,7 +3,7 @@
 use super::{instance::Instance, lease, member::Process, world::World};
 use holdfast_core::names;
 use holdfast_postgresql::failover::{
-    Action, Change, Data, Record, Server, Synchronous, View, change, next_synchronous,
+    Action, Change, Data, Record, Server, Synchronous, View, admitted, change, next_synchronous,
 };
 use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -230,6 +230,13 @@ impl Instance {
         let streaming: Vec<String> = streaming.into_iter().collect();
         let pods = (0..self.config.instances).map(|n| names::pod(&self.config.database, n));
         let wanted: Vec<String> = pods.filter(|p| *p != self.key.1).collect();
+        let members = admitted(&self.key.1, &wanted);
+        let record = &Record { members, ..record.clone() };
+        if self.held.as_ref().is_some_and(|held| held.record != *record)
+            && !self.write_lease(record.clone()).await
+        {
+            return false;
+        }
         let durability = self.config.durability.clone();
         let next = next_synchronous(&record, durability.mode, durability.standbys, &wanted, &streaming);
         let Some((set, confirmations)) = next else {

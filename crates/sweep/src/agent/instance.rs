@@ -346,6 +346,7 @@ impl Instance {
                 lease: record,
                 version: member.seen.version,
                 unchanged: member.seen.changed.elapsed(),
+                consent: None,
                 ttl: member.ttl(),
                 holder_terminated,
                 votes: Vec::new(),
@@ -459,7 +460,7 @@ impl Instance {
                 }
             }
         }
-        let change = Patch::Merge(report::patch(&report));
+        let change = Patch::Merge(report.patch(&self.me.uid));
         match bounded(pods.patch(&self.key.1, &PatchParams::default(), &change)).await {
             Ok(_) => self.reported = Some((report, Instant::now())),
             Err(_) => self.due = Some(Instant::now() + Duration::from_secs(1)),

@@ -151,8 +151,3 @@ pub fn essence(report: &InstanceReport) -> InstanceReport {
     }
     essence
 }
-
-/// The change of the pod.
-pub fn patch(report: &InstanceReport) -> serde_json::Value {
-    report.patch()
-}
