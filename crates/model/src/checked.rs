@@ -26,6 +26,8 @@ pub struct Checked {
     pub sets: bool,
     /// Primaries hand over.
     pub hand_overs: bool,
+    /// Holders stay without the API server.
+    pub stays: bool,
     /// Confirmations that a changed set asks for at most.
     pub confirmations: u8,
     /// Commits written at most, with one that is there from the beginning.

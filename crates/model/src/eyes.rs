@@ -52,6 +52,7 @@ pub fn record(entry: &Entry) -> Record {
         system_identifier: SYSTEM.into(),
         synchronous: names(entry.set),
         confirmations: entry.confirmations.into(),
+        members: (0..entry.members).map(pod).collect(),
         hand_over: entry.hand_over.map(|(to, past)| HandOver { to: pod(to), lsn: Lsn(past.into()) }),
         switchover: None,
     }
@@ -70,6 +71,7 @@ pub fn entry(record: &Record) -> Entry {
         timeline: small(record.timeline.into()),
         set: bits(&record.synchronous),
         confirmations: u8::try_from(record.confirmations).unwrap_or(0),
+        members: record.members.len() as u8,
         hand_over: record.hand_over.as_ref().map(|h| (id(&h.to), small(h.lsn.0))),
     }
 }
@@ -79,12 +81,15 @@ pub fn synchronous(set: (Members, u8)) -> Synchronous {
     Synchronous { members: names(set.0), confirmations: set.1.into() }
 }
 
-/// What a member sees. `unchanged`: for how long the Lease has not changed, by its own clock.
+/// What a member sees. `unchanged`: for how long the Lease has not changed, by its own clock; `consent`: since it agreed that its holder stays.
+// One for each thing that a member may be wrong about.
+#[allow(clippy::too_many_arguments)]
 pub fn view(
     world: &World,
     me: Id,
     mode: DurabilityMode,
     unchanged: Duration,
+    consent: Option<Duration>,
     terminated: bool,
     mistake: Option<Mistake>,
 ) -> View {
@@ -130,6 +135,7 @@ pub fn view(
         lease,
         version: version.into(),
         unchanged,
+        consent,
         ttl: TTL,
         holder_terminated: terminated,
         votes: Vec::new(),

@@ -30,6 +30,7 @@ fn worlds() -> Vec<(&'static str, Checked)> {
         losses: false,
         sets: false,
         hand_overs: false,
+        stays: false,
         confirmations: 1,
         commits: 2,
         terms: 3,
@@ -49,7 +50,23 @@ fn worlds() -> Vec<(&'static str, Checked)> {
         ),
         (
             "two asynchronous members, with clocks",
-            Checked { members: 2, mode: Asynchronous, clocks: true, commits: 1, terms: 2, ..three },
+            Checked { members: 2, mode: Asynchronous, clocks: true, commits: 1, terms: 2, ..three.clone() },
+        ),
+        (
+            "two members that stay without the API server",
+            Checked {
+                members: 2,
+                mode: Asynchronous,
+                clocks: true,
+                stays: true,
+                commits: 1,
+                terms: 2,
+                ..three.clone()
+            },
+        ),
+        (
+            "three members that stay without the API server",
+            Checked { mode: Asynchronous, clocks: true, stays: true, commits: 1, terms: 2, ..three },
         ),
     ]
 }
@@ -147,6 +164,8 @@ fn main() -> anyhow::Result<ExitCode> {
 fn world_of(mistake: Mistake) -> Option<Checked> {
     let name = match mistake {
         Mistake::FenceAfterTtl => "two asynchronous members, with clocks",
+        Mistake::StayFromAnswer => "two members that stay without the API server",
+        Mistake::StayWithSome => "three members that stay without the API server",
         Mistake::LateTerminated => "asynchronous, with clocks",
         Mistake::EmptyMemberLeads | Mistake::EmptyVolumeFollows => "three members, lost pods and volumes",
         Mistake::SetInWrongOrder => "three members, changes of the set",
@@ -157,6 +176,7 @@ fn world_of(mistake: Mistake) -> Option<Checked> {
     // Where no commit is needed to see it none is written.
     let commits = if mistake == Mistake::TimelineNotAllotted { 1 } else { checked.commits };
     let confirmations = 1;
-    let faults = if mistake == Mistake::SetInWrongOrder { 0 } else { checked.faults };
+    let calm = matches!(mistake, Mistake::SetInWrongOrder | Mistake::StayFromAnswer | Mistake::StayWithSome);
+    let faults = if calm { 0 } else { checked.faults };
     Some(Checked { mistake: Some(mistake), commits, confirmations, faults, ..checked })
 }

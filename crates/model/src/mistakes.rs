@@ -25,10 +25,14 @@ pub enum Mistake {
     TimelineNotAllotted,
     /// The successor of a planned change takes over without having everything.
     HandOverUnchecked,
+    /// The holder counts the others' consent from when it has it, not from when it asked.
+    StayFromAnswer,
+    /// The holder stays with the consent of some.
+    StayWithSome,
 }
 
 /// All of them.
-pub const ALL: [Mistake; 11] = [
+pub const ALL: [Mistake; 13] = [
     Mistake::FenceAfterTtl,
     Mistake::WithoutTheSet,
     Mistake::NoPrecondition,
@@ -40,4 +44,6 @@ pub const ALL: [Mistake; 11] = [
     Mistake::LateTerminated,
     Mistake::TimelineNotAllotted,
     Mistake::HandOverUnchecked,
+    Mistake::StayFromAnswer,
+    Mistake::StayWithSome,
 ];

@@ -8,7 +8,8 @@ use crate::{
 };
 use holdfast_core::crd::database::DurabilityMode;
 use holdfast_postgresql::failover::{
-    Action as Decision, Change, Promise, Server as Seen, View, answer, change, decide, fence_after,
+    Action as Decision, Change, Promise, Server as Seen, Stay, View, agree, answer, change, decide,
+    fence_after, whose_consent,
 };
 use std::time::Duration;
 
@@ -43,6 +44,12 @@ pub enum Step {
     Lose(Id),
     /// The holder renews the Lease.
     Renew(Id),
+    /// The holder does not reach the API server, and asks whether it may stay.
+    Ask(Id),
+    /// A member agrees to that.
+    Agree { from: Id, to: Id },
+    /// The holder hears what those have said whom it asked.
+    Hear(Id),
     /// The holder's time is up, or its server is not well: everything is killed.
     Fence(Id),
     /// The container ends and begins anew.
@@ -101,6 +108,11 @@ pub fn possible(checked: &Checked, world: &World, steps: &mut Vec<Step>) {
         }
         if member.holds.is_some() {
             steps.extend([Step::Renew(id), Step::Fence(id)]);
+            if checked.stays {
+                steps.extend([Step::Ask(id), Step::Hear(id)]);
+                let others = all().filter(|from| *from != id && member.asks.is_some());
+                steps.extend(others.map(|from| Step::Agree { from, to: id }));
+            }
             let open = member.server == Server::Primary && member.write.is_none();
             if open && checked.sets {
                 let others = ((1 << world.members.len()) - 1) & !(1 << id);
@@ -143,12 +155,21 @@ pub fn possible(checked: &Checked, world: &World, steps: &mut Vec<Step>) {
 impl Checked {
     /// What a member may think of how old the Lease is. Without clocks: anything, at any time.
     fn expiries(&self, world: &World, id: Id) -> Vec<bool> {
-        let age = world.members[usize::from(id)].age;
+        let member = &world.members[usize::from(id)];
+        let age = consent(world, id).map_or(member.age, |consent| consent.min(member.age));
         match self.clocks {
             false => vec![false, true],
             true => vec![age >= expired_after()],
         }
     }
+}
+
+/// Own time since a member agreed that the holder stays whom its Lease names.
+fn consent(world: &World, id: Id) -> Option<u8> {
+    let member = &world.members[usize::from(id)];
+    let (to, age) = member.agreed?;
+    let entry = world.entry(member.seen)?;
+    (entry.holder == Some((to.0, to.1)) && entry.term == to.2).then_some(age)
 }
 
 /// Whether the API server says that the holder's container has ended.
@@ -174,7 +195,12 @@ pub fn after(checked: &Checked, world: &World, step: &Step) -> Option<World> {
         Step::See(id) => {
             let version = world.version();
             let term = world.entry(version).map_or(0, |e| e.term);
+            let holder = world.entry(version).and_then(|e| e.holder);
             let member = next.at(id);
+            // What it agreed to before it began anew it does not know.
+            if let Some((holder, boot)) = holder.filter(|_| checked.stays && member.seen == 0) {
+                member.agreed = Some(((holder, boot, term), 0));
+            }
             (member.seen, member.age) = (version, 0);
             // What an empty volume has promised before it was lost nobody knows: it follows only a Lease that is newer than that.
             if !member.data
@@ -191,6 +217,12 @@ pub fn after(checked: &Checked, world: &World, step: &Step) -> Option<World> {
         Step::Land { id, heard } => land(checked, &mut next, id, heard),
         Step::Lose(id) => next.at(id).write.take().is_some(),
         Step::Renew(id) => renew(&mut next, id),
+        Step::Ask(id) => {
+            next.at(id).asks = Some((0, 0));
+            true
+        }
+        Step::Agree { from, to } => agrees(checked, &mut next, from, to),
+        Step::Hear(id) => hear(checked, &mut next, id),
         Step::Fence(id) => {
             next.at(id).fenced();
             true
@@ -234,14 +266,56 @@ fn restart(checked: &Checked, world: &mut World, id: Id) {
     let member = world.at(id);
     member.fenced();
     member.boot += 1;
-    (member.seen, member.age) = (0, 0);
+    (member.seen, member.age, member.agreed) = (0, 0, None);
     if checked.mistake == Some(Mistake::PromiseForgotten) {
         member.promise = (0, 0);
     }
 }
 
 fn look(checked: &Checked, world: &World, id: Id, expired: bool, terminated: bool) -> View {
-    eyes::view(world, id, checked.mode, unchanged(expired), terminated, checked.mistake)
+    let stands = |age| if age >= expired_after() { TTL * 3 } else { Duration::ZERO };
+    let consent = consent(world, id).map(stands);
+    eyes::view(world, id, checked.mode, unchanged(expired), consent, terminated, checked.mistake)
+}
+
+/// A member hears that the holder wants to stay, and agrees or not; what the holder makes of it.
+fn agrees(checked: &Checked, world: &mut World, from: Id, to: Id) -> bool {
+    let Some((entry, _)) = world.members[usize::from(to)].holds.clone() else { return false };
+    let voter = &world.members[usize::from(from)];
+    let Some((agreed, asked)) = world.members[usize::from(to)].asks else { return false };
+    if !voter.up || voter.seen == 0 || agreed & (1 << from) != 0 {
+        return false;
+    }
+    let view = look(checked, world, from, false, terminated(checked, world, from));
+    let record = eyes::record(&entry);
+    let Some(holder) = record.holder.clone() else { return false };
+    let stay = Stay { holder, term: record.term, data_set: record.data_set.clone() };
+    if agree(&view, &stay).is_err() {
+        return false;
+    }
+    let Some((holder, boot)) = entry.holder else { return false };
+    world.at(from).agreed = Some(((holder, boot, entry.term), 0));
+    world.at(to).asks = Some((agreed | 1 << from, asked));
+    true
+}
+
+/// The holder has heard whom it asked.
+fn hear(checked: &Checked, world: &mut World, id: Id) -> bool {
+    let member = world.at(id);
+    let (Some((entry, _)), Some((agreed, asked))) = (member.holds.clone(), member.asks) else { return false };
+    let needed = whose_consent(&eyes::record(&entry)).unwrap_or_default();
+    let missing = needed.iter().filter(|pod| agreed & (1 << eyes::id(pod)) == 0).count();
+    let enough = match checked.mistake {
+        Some(Mistake::StayWithSome) => missing < needed.len(),
+        _ => missing == 0,
+    };
+    if !enough {
+        return false;
+    }
+    let since = if checked.mistake == Some(Mistake::StayFromAnswer) { 0 } else { asked };
+    member.sent = member.sent.min(since);
+    member.asks = None;
+    true
 }
 
 fn turn(checked: &Checked, world: &mut World, id: Id, expired: bool, terminated: bool) -> bool {
@@ -518,6 +592,12 @@ fn tick(checked: &Checked, world: &mut World) -> bool {
         member.age = (member.age + 1).min(TICKS);
         if let Some(write) = &mut member.write {
             write.age = (write.age + 1).min(TICKS);
+        }
+        if let Some((_, age)) = &mut member.agreed {
+            *age = (*age + 1).min(TICKS);
+        }
+        if let Some((_, age)) = &mut member.asks {
+            *age = (*age + 1).min(TICKS);
         }
         if member.holds.is_some() {
             member.sent += 1;

@@ -18,6 +18,8 @@ pub struct Entry {
     pub timeline: u8,
     pub set: Members,
     pub confirmations: u8,
+    /// So many members are named, from the first on.
+    pub members: u8,
     /// Successor, and what it must be past.
     pub hand_over: Option<(Id, u8)>,
 }
@@ -80,6 +82,10 @@ pub struct Member {
     /// With clocks: own time since `seen` changed, and since the request was sent that last renewed what it holds.
     pub age: u8,
     pub sent: u8,
+    /// With clocks: whose staying it agreed to (member, incarnation, term), and own time since.
+    pub agreed: Option<((Id, u8, u8), u8)>,
+    /// With clocks: who has agreed that it stays, and own time since it asked.
+    pub asks: Option<(Members, u8)>,
 }
 
 /// Everything.
@@ -112,6 +118,7 @@ impl World {
             timeline: 1,
             set,
             confirmations,
+            members,
             hand_over: None,
         };
         let member = |id: u8| Member {
@@ -130,6 +137,8 @@ impl World {
             write: None,
             age: 0,
             sent: 0,
+            agreed: None,
+            asks: None,
         };
         Self {
             members: (0..members).map(member).collect(),
@@ -201,6 +210,7 @@ impl Member {
         self.server = Server::Down;
         self.holds = None;
         self.poll = None;
+        self.asks = None;
         self.sent = 0;
         self.confirmed = vec![0; self.confirmed.len()];
     }

@@ -13,6 +13,7 @@ mod full_disk;
 mod growth;
 mod operators;
 pub use operators::OPERATORS;
+mod partition;
 mod restore;
 mod running;
 mod schedule;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Test> {
         test!(300, clones::volume_clone),
         test!(300, failover::failover_pod_delete),
         test!(300, switchover::switchover),
+        test!(300, partition::api_server_away),
         test!(360, deletion::delete_keeps_data),
         test!(300, volumes::empty_volume_never_leads),
         test!(300, volumes::volumes_fail),

@@ -5,14 +5,16 @@ use crate::state::State;
 use anyhow::Context;
 use holdfast_core::{names, wire::AgentConfig};
 use holdfast_postgresql::{
-    failover::{Change, Record, Synchronous, change, next_synchronous},
+    failover::{Change, Record, Synchronous, admitted, change, next_synchronous},
     settings,
 };
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// How often the Service's slice is compared with what it should be.
 const POINT_AGAIN: Duration = Duration::from_secs(30);
+/// How long that may take.
+const CHECK_LIMIT: Duration = Duration::from_secs(2);
 /// A standby that stops streaming for less than this stays in a Preferred set: a short break must not flap the set.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a reload may take to be in force.
@@ -52,8 +54,9 @@ impl Member {
             return Ok(());
         }
         if self.memory.pointed.is_none_or(|at| at.elapsed() > POINT_AGAIN) {
-            self.point(config, &record).await?;
+            self.check_service(config, &record).await;
         }
+        let record = self.admit(config, record).await?;
         self.keep_synchronous(config, record, obeys, &look).await?;
         let mut report = self.report(config, Some(&look), "", "");
         // Only what the Lease says: on that a takeover relies. While the set changes it may not ask for any confirmation yet.
@@ -133,6 +136,31 @@ impl Member {
         let report = self.report(config, Some(&look), "", "");
         self.shared.publish(report);
         Ok(())
+    }
+
+    /// Looks after the Service once more. It points here since the term began: that this cannot be checked, as while the API server is
+    /// away, is no reason to serve nobody, nor to keep the turn from saying that the server is well.
+    async fn check_service(&mut self, config: &AgentConfig, record: &Record) {
+        self.memory.pointed = Some(Instant::now());
+        match timeout(CHECK_LIMIT, self.point(config, record)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "checking the Service"),
+            Err(_) => tracing::warn!("checking the Service takes too long: the API server does not answer"),
+        }
+    }
+
+    /// Names the instances in the Lease that are wanted now. Only those take it, so that all who could are asked when the API server is
+    /// away. An older list stays until the new one is written: who is missing in it cannot take the Lease either.
+    async fn admit(&mut self, config: &AgentConfig, record: Record) -> anyhow::Result<Record> {
+        let wanted: Vec<String> = (0..config.instances).map(|n| names::pod(&config.database, n)).collect();
+        let members = admitted(&self.identity.holder.pod, &wanted);
+        if members == record.members {
+            return Ok(record);
+        }
+        let record = Record { members, ..record };
+        self.keeper.update(config, record.clone()).await.context("naming the instances in the Lease")?;
+        tracing::info!(members = ?record.members, "instances");
+        Ok(record)
     }
 
     async fn point(&mut self, config: &AgentConfig, record: &Record) -> anyhow::Result<()> {

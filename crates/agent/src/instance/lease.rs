@@ -3,9 +3,9 @@
 //! The keeper runs on a thread of its own with a runtime of its own and does no file, volume or log I/O on its way:
 //! a full disk or a busy main loop must not keep it from renewing, nor from fencing.
 
-use super::{clock, fence};
+use super::{clock, fence, peers};
 use holdfast_core::{names, wire::AgentConfig};
-use holdfast_postgresql::failover::{HandOver, Record, fence_after};
+use holdfast_postgresql::failover::{HandOver, Record, Stay, fence_after, whose_consent};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
@@ -180,6 +180,10 @@ struct Holding {
     lease: Lease,
     /// Until when others believe in it: time before the last successful request, plus the TTL.
     until: Duration,
+    /// Instances that a write named of which no answer came: they may be able to take the Lease, too.
+    unsure: Vec<String>,
+    /// Asking the others whether it may stay: until when all of them agreed that they believe in it.
+    round: Option<tokio::task::JoinHandle<Option<Duration>>>,
 }
 
 impl Holding {
@@ -190,6 +194,51 @@ impl Holding {
     /// Fencing must be complete before `until`.
     fn fence_at(&self) -> Duration {
         (self.until + fence_after(self.ttl())).saturating_sub(self.ttl())
+    }
+
+    /// One that was just written.
+    fn new(config: AgentConfig, record: Record, (lease, until): (Lease, Duration)) -> Self {
+        Self { config, record, lease, until, unsure: Vec::new(), round: None }
+    }
+
+    /// The API server did not answer: asks the others, unless they are being asked.
+    fn ask_to_stay(&mut self) {
+        if self.round.is_some() {
+            return;
+        }
+        let (Some(mut others), Some(holder)) = (whose_consent(&self.record), self.record.holder.clone())
+        else {
+            return;
+        };
+        let unasked = self.unsure.iter().filter(|m| **m != holder.pod && !others.contains(m));
+        others.extend(unasked.cloned().collect::<Vec<_>>());
+        let stay = Stay { holder, term: self.record.term, data_set: self.record.data_set.clone() };
+        let (database, namespace) = (self.config.database.clone(), self.config.namespace.clone());
+        let limit = self.left().min(self.ttl() / 3);
+        let until = clock::now() + self.ttl();
+        self.round = Some(tokio::spawn(async move {
+            let asks = others.iter().map(|pod| peers::agrees(&database, &namespace, pod, &stay, limit));
+            match futures::future::try_join_all(asks).await {
+                Ok(_) => {
+                    tracing::warn!(instances = ?others, "the API server does not answer: all others agree to this primary");
+                    Some(until)
+                }
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::warn!(error, "neither the API server nor all others agree to this primary");
+                    None
+                }
+            }
+        }));
+    }
+
+    /// What became of asking the others. Waits for no answer.
+    async fn heard(&mut self) {
+        if let Some(round) = self.round.take_if(|round| round.is_finished())
+            && let Ok(Some(until)) = round.await
+        {
+            self.until = self.until.max(until);
+        }
     }
 
     /// Time until then: no call may outlast it.
@@ -215,10 +264,25 @@ async fn keep(mut commands: mpsc::Receiver<Command>, shared: Arc<Shared>) {
             Some(h) => next.min(h.fence_at()).saturating_sub(clock::now()),
             None => Duration::from_secs(3600),
         };
+        let round = async {
+            match holding.as_mut().and_then(|h| h.round.as_mut()) {
+                // Only that it has ended: what it says is read below.
+                Some(round) => {
+                    while !round.is_finished() {
+                        tokio::time::sleep(Duration::from_millis(20)).await
+                    }
+                }
+                None => std::future::pending().await,
+            }
+        };
         let command = tokio::select! {
             command = commands.recv() => match command { Some(c) => Some(c), None => return },
             () = tokio::time::sleep(wait) => None,
+            () = round => None,
         };
+        if let Some(held) = &mut holding {
+            held.heard().await;
+        }
         match command {
             Some(Command::Write { config, record, previous, reply }) => {
                 let previous = match &holding {
@@ -228,8 +292,13 @@ async fn keep(mut commands: mpsc::Receiver<Command>, shared: Arc<Shared>) {
                 let limit = holding.as_ref().map_or(Duration::MAX, Holding::left);
                 let result = write(&client, &config, &record, previous.as_ref(), limit).await;
                 let answer = result.as_ref().map(|_| ()).map_err(ToString::to_string);
-                if let Ok((lease, until)) = result {
-                    holding = Some(Holding { config: *config, record: *record, lease, until });
+                match (result, &mut holding) {
+                    (Ok(written), _) => holding = Some(Holding::new(*config, *record, written)),
+                    // It may have landed.
+                    (Err(error), Some(held)) if !refused(&error) => held.unsure.extend(record.members),
+                    _ => {}
+                }
+                if answer.is_ok() {
                     publish(&shared, &holding);
                     next = clock::now() + holding.as_ref().map_or(Duration::ZERO, |h| h.ttl() / 3);
                 }
@@ -275,8 +344,9 @@ async fn keep(mut commands: mpsc::Receiver<Command>, shared: Arc<Shared>) {
             Ok((lease, until)) => {
                 held.lease = lease;
                 held.until = until;
+                held.unsure.clear();
             }
-            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {
+            Err(error) if refused(&error) => {
                 // Somebody wrote it. If it still names this member (an edit by hand, an answer that was lost) go on from there.
                 match current(&client, held).await {
                     Some(lease) => {
@@ -288,11 +358,17 @@ async fn keep(mut commands: mpsc::Receiver<Command>, shared: Arc<Shared>) {
             }
             Err(error) => {
                 tracing::warn!(%error, "renewing the Lease");
+                held.ask_to_stay();
                 // Sooner than a whole period: every chance before the fence counts.
                 next = now + held.ttl() / 12;
             }
         }
     }
+}
+
+/// Whether the API server did not do it since it is not what this member thought.
+fn refused(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_conflict() || status.is_not_found())
 }
 
 fn publish(shared: &Shared, holding: &Option<Holding>) {
@@ -379,6 +455,7 @@ mod tests {
             system_identifier: "42".into(),
             synchronous: vec!["meadow-0".into()],
             confirmations: 1,
+            members: vec!["meadow-0".into(), "meadow-1".into()],
             hand_over: None,
             switchover: None,
         };

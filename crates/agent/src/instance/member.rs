@@ -12,7 +12,7 @@ use super::{
     postgres::{Postgres, Running},
     shared::Shared,
     sql::{Look, look},
-    vote::{Promised, version_of},
+    vote::{Agreed, Promised, version_of},
     watches::SeenLease,
 };
 use crate::{
@@ -63,7 +63,7 @@ pub struct Member {
     pub config: watch::Receiver<AgentConfig>,
     /// The Lease, kept up to date.
     pub lease: watch::Receiver<SeenLease>,
-    /// Peers' calls for a promise.
+    /// Peers' questions.
     pub asked: mpsc::Receiver<Asked>,
     /// The keeper of the Lease.
     pub keeper: Keeper,
@@ -104,6 +104,8 @@ pub struct Memory {
     pub promised: Promised,
     /// The Lease, or that there is none, was seen in an earlier turn.
     pub acquainted: bool,
+    /// Whose staying without the API server was agreed to last.
+    pub agreed: Option<Agreed>,
     /// A change of the synchronous set was sent to the Lease, and no answer came.
     pub unsure: bool,
     /// Calls for votes about one version of the Lease.
@@ -163,7 +165,7 @@ impl Member {
                 }
                 () = self.keeper.lost() => tracing::error!("the Lease is lost"),
                 () = self.disk.turned() => {}
-                call = self.asked.recv() => if let Some(asked) = call { self.promise(asked).await },
+                call = self.asked.recv() => if let Some(asked) = call { self.answer_peer(asked).await },
             }
         }
     }
@@ -282,6 +284,7 @@ impl Member {
         let record = self.keeper.held().or(seen.record);
         let (lease_uid, version) = version_of(seen.lease.as_ref());
         let promise = self.promise_about(record.as_ref(), lease_uid, version).await?;
+        let consent = self.consent(record.as_ref());
         let holder_terminated = self.holder_terminated(config, record.as_ref(), &server).await;
         Ok(Some(View {
             me: self.identity.holder.clone(),
@@ -295,6 +298,7 @@ impl Member {
             lease: record,
             version,
             unchanged: clock::now().saturating_sub(seen.changed),
+            consent,
             ttl: Duration::from_secs(u64::try_from(config.ttl_seconds).unwrap_or(6)),
             holder_terminated,
             votes: Vec::new(),

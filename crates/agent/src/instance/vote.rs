@@ -1,6 +1,7 @@
 //! Calls for promises: asking the others, answering them, and keeping what was promised.
 
 use super::{
+    clock,
     guard::lacks_room,
     member::Member,
     peers::{self, Asked},
@@ -10,7 +11,9 @@ use crate::state::write_durably;
 use anyhow::Context;
 use futures::{StreamExt, stream::FuturesUnordered};
 use holdfast_core::{names, wire::AgentConfig};
-use holdfast_postgresql::failover::{Call, Promise, Record, Server, View, answer, vote};
+use holdfast_postgresql::failover::{
+    Call, Holder, Promise, Record, Server, Stay, Stays, View, Vote, agree, answer, vote,
+};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use serde::{Deserialize, Serialize};
@@ -19,7 +22,10 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 
 /// How long the server may take to let go of its upstream.
 const DETACH_LIMIT: Duration = Duration::from_millis(1200);
@@ -39,6 +45,13 @@ pub struct Promised {
     #[serde(flatten)]
     promise: Promise,
     lease_uid: String,
+}
+
+/// Whose staying this member agreed to, and when by its own clock. In memory: after a start it counts as given just now.
+pub struct Agreed {
+    holder: Holder,
+    term: u64,
+    at: Duration,
 }
 
 fn file(volume: &Path) -> PathBuf {
@@ -86,6 +99,10 @@ impl Member {
         version: u64,
     ) -> anyhow::Result<Promise> {
         let first = !std::mem::replace(&mut self.memory.acquainted, true);
+        // What it agreed to before it was started it does not know.
+        if let Some((term, Some(holder))) = record.filter(|_| first).map(|r| (r.term, r.holder.clone())) {
+            self.memory.agreed = Some(Agreed { holder, term, at: clock::now() });
+        }
         if first
             && self.memory.promised == Promised::default()
             && let Some(record) = record
@@ -206,7 +223,9 @@ impl Member {
                     }
                     None => break,
                 },
-                asked = self.asked.recv() => if let Some(Asked { call, reply }) = asked {
+                asked = self.asked.recv() => match asked {
+                    Some(Asked::Stay(_, reply)) => drop(reply.send(self.stays(Err("it asks for promises itself".into())))),
+                    Some(Asked::Call(call, reply)) => {
                     // It receives nothing already.
                     let now = View { promise: self.memory.promised.about(&lease_uid), ..view.clone() };
                     let promised = match answer(&now, &call) {
@@ -214,6 +233,8 @@ impl Member {
                         Err(_) => false,
                     };
                     let _ = reply.send(vote(&now, &call, promised));
+                    }
+                    None => {}
                 },
                 () = tokio::time::sleep(patience) => break,
             }
@@ -232,9 +253,44 @@ impl Member {
         Ok(())
     }
 
+    /// Answers a peer.
+    pub(super) async fn answer_peer(&mut self, asked: Asked) {
+        match asked {
+            Asked::Call(call, reply) => self.promise(call, reply).await,
+            Asked::Stay(stay, reply) => {
+                let agreed = self.consider(&stay).await;
+                let _ = reply.send(self.stays(agreed));
+            }
+        }
+    }
+
+    fn stays(&self, agreed: Result<(), String>) -> Stays {
+        if let Err(why) = &agreed {
+            tracing::info!(why, "the holder's wish to stay without the API server is refused");
+        }
+        Stays { pod: self.identity.holder.pod.clone(), refused: agreed.err().unwrap_or_default() }
+    }
+
+    /// Agrees that the holder stays, if nothing is against it: from now on it is as alive for this member as after a renewal.
+    async fn consider(&mut self, stay: &Stay) -> Result<(), String> {
+        let config = self.config.borrow().clone();
+        let look = self.look().await;
+        let view = self.view(&config, look.as_ref()).await.map_err(|error| format!("{error:#}"))?;
+        agree(&view.ok_or("the Lease is not known yet")?, stay)?;
+        // The clock is read before the answer leaves: the holder counts from when it asked, which is earlier still.
+        self.memory.agreed = Some(Agreed { holder: stay.holder.clone(), term: stay.term, at: clock::now() });
+        Ok(())
+    }
+
+    /// How long ago this member agreed that the holder of this record stays.
+    pub(super) fn consent(&self, record: Option<&Record>) -> Option<Duration> {
+        let (record, agreed) = (record?, self.memory.agreed.as_ref()?);
+        let same = record.holder.as_ref() == Some(&agreed.holder) && record.term == agreed.term;
+        same.then(|| clock::now().saturating_sub(agreed.at))
+    }
+
     /// Answers a peer's call: promises, keeps that, stops receiving, and only then says what it has.
-    pub(super) async fn promise(&mut self, asked: Asked) {
-        let Asked { call, reply } = asked;
+    async fn promise(&mut self, call: Call, reply: oneshot::Sender<Vote>) {
         match self.answer(&call).await {
             Ok(vote) => {
                 let _ = reply.send(vote);
@@ -244,7 +300,7 @@ impl Member {
         }
     }
 
-    async fn answer(&mut self, call: &Call) -> anyhow::Result<holdfast_postgresql::failover::Vote> {
+    async fn answer(&mut self, call: &Call) -> anyhow::Result<Vote> {
         let config = self.config.borrow().clone();
         let look = self.look().await;
         let mut view = self.view(&config, look.as_ref()).await?.context("the Lease is not known yet")?;

@@ -1,6 +1,6 @@
 //! The decision.
 
-use super::{Action, Data, HandOver, Record, Server, View, Vote};
+use super::{Action, Data, HandOver, Record, Server, View, Vote, admitted};
 use holdfast_core::crd::database::DurabilityMode;
 
 /// Decides. See the module's documentation.
@@ -35,7 +35,7 @@ pub fn decide(view: &View) -> Action {
         }
         // The same pod in an earlier incarnation: its container is gone, and every process with it.
         let earlier_self = holder.uid == view.me.uid;
-        if !earlier_self && !view.holder_terminated && view.unchanged < view.ttl {
+        if !earlier_self && !view.holder_terminated && view.silent() < view.ttl {
             return match view.server {
                 Server::Primary { .. } => Action::Fence,
                 // This pod's namesake, deleted by force: it may still run on another node until its time is up.
@@ -102,17 +102,45 @@ fn succeed(view: &View, record: Option<&Record>) -> Action {
         }
         return Action::Take(fresh(view, term, String::new(), 0));
     };
+    // Who has not promised does not say what it has.
+    let promised = |v: &Vote| {
+        v.term >= term
+            && v.timeline > 0
+            && v.system_identifier == *system_identifier
+            && v.data_set == view.data_set
+    };
     // Whoever held it last has every acknowledged commit on its own disk and needs nobody's word. After an operator's
     // restore there is no record at all, and only one volume with data.
     if let Some(record) = record
         && record.last_holder == view.me.pod
     {
+        // Its predecessor on a node that is cut off may stay with the others' consent; who of them promises has not agreed, and will not.
+        let namesake = record.holder.as_ref().is_some_and(|h| h.uid != view.me.uid);
+        let others = record.members.len() > 1;
+        if namesake && others && !view.holder_terminated {
+            if !view.polled {
+                return Action::Poll;
+            }
+            if !view.votes.iter().any(|v| promised(v) && record.members.contains(&v.pod)) {
+                return Action::Wait(format!(
+                    "this pod's predecessor may still lead with the consent of {}: waiting for the promise of one of them",
+                    record.members.join(", ")
+                ));
+            }
+        }
         let mut switchover = record.switchover.clone();
         if let (Some(HandOver { to, .. }), Some(said)) = (&record.hand_over, &mut switchover) {
             said.refused = format!("{to} did not take over in time");
         }
         let holder = Some(view.me.clone());
-        return Action::Take(Record { holder, term, hand_over: None, switchover, ..record.clone() });
+        let members = admitted(&view.me.pod, &view.members);
+        return Action::Take(Record { holder, term, members, hand_over: None, switchover, ..record.clone() });
+    }
+    if let Some(record) = record
+        && !record.members.is_empty()
+        && !record.members.contains(&view.me.pod)
+    {
+        return Action::Wait("the Lease does not name this instance yet: its primary has to admit it".into());
     }
     let (timeline, flushed) = match view.server {
         Server::Down => return Action::StandAlone,
@@ -138,16 +166,7 @@ fn succeed(view: &View, record: Option<&Record>) -> Action {
     if !view.polled {
         return Action::Poll;
     }
-    let usable: Vec<&Vote> = view
-        .votes
-        .iter()
-        .filter(|v| {
-            v.term >= term
-                && v.timeline > 0
-                && v.system_identifier == *system_identifier
-                && v.data_set == view.data_set
-        })
-        .collect();
+    let usable: Vec<&Vote> = view.votes.iter().filter(|v| promised(v)).collect();
     if let Some(leader) = view.votes.iter().find(|v| v.leads) {
         return Action::Wait(format!("{} still leads", leader.pod));
     }
@@ -186,13 +205,12 @@ fn missing_promises(view: &View, record: Option<&Record>, usable: &[&Vote]) -> O
     let (electorate, confirmations): (Vec<&str>, i32) = match record {
         Some(record) if !record.synchronous.is_empty() => (record.electorate(), record.confirmations),
         Some(_) => return None,
-        // No Lease at all: any member may have been primary, or in the set.
+        // No Lease at all: any member may have been primary, or in the set, or be it still with the others' consent.
         None if view.lease.is_none()
             && !matches!(view.data, Data::Present { unled: true, .. })
-            && view.durability != DurabilityMode::Asynchronous
             && !view.system_identifier.is_empty() =>
         {
-            // Whether a Preferred primary had relaxed is not known any more: then everybody is needed.
+            // Whether a primary waited for anybody is not known any more, but where it must: then everybody is needed.
             let confirmations = if view.durability == DurabilityMode::Required { view.standbys } else { 0 };
             (view.members.iter().map(String::as_str).collect(), confirmations)
         }
@@ -225,6 +243,7 @@ fn fresh(view: &View, term: u64, system_identifier: String, timeline: u32) -> Re
         system_identifier,
         confirmations: if synchronous.is_empty() { 0 } else { record.map_or(0, |r| r.confirmations) },
         synchronous,
+        members: admitted(&view.me.pod, &view.members),
         hand_over: None,
         switchover: record.and_then(|r| r.switchover.clone()),
     }

@@ -66,7 +66,11 @@ pub fn answer(view: &View, call: &Call) -> Result<Promise, String> {
     }
     let alive = view
         .record()
-        .is_some_and(|r| r.holder.is_some() && view.unchanged < view.ttl && !view.holder_terminated);
+        .is_some_and(|r| r.holder.is_some() && view.silent() < view.ttl && !view.holder_terminated);
+    // Its word that the holder may stay stands for one TTL.
+    if alive && view.consent.is_some_and(|consent| consent < view.ttl) {
+        return Err("it has agreed that the holder stays".into());
+    }
     if alive && matches!(view.server, Server::Standby { streaming: true, .. }) {
         return Err("it hears from the holder, whose Lease is alive".into());
     }

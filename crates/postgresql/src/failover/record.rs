@@ -34,6 +34,10 @@ pub struct Record {
     pub synchronous: Vec<String>,
     /// How many of them confirm each commit.
     pub confirmations: i32,
+    /// The instances as the holder knows them, itself included: nobody else takes the Lease, so that their consent is as good as a renewal
+    /// while the API server is away. Empty: it was written by an agent that knew nothing of this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<String>,
     /// The last holder stopped in good order and names its successor. Only without a holder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hand_over: Option<HandOver>,

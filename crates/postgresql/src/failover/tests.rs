@@ -17,6 +17,7 @@ fn record() -> Record {
         system_identifier: "77".into(),
         synchronous: vec!["orders-1".into(), "orders-2".into()],
         confirmations: 1,
+        members: (0..3).map(|n| format!("orders-{n}")).collect(),
         hand_over: None,
         switchover: None,
     }
@@ -34,6 +35,7 @@ fn view(pod: &str) -> View {
         server: Server::Standby { timeline: 2, flushed: Lsn(500), streaming: false },
         lease: Some(record()),
         unchanged: Duration::from_secs(7),
+        consent: None,
         ttl: Duration::from_secs(6),
         holder_terminated: false,
         votes: Vec::new(),
@@ -152,7 +154,7 @@ fn a_pods_namesake_deleted_by_force_is_waited_for() {
     me.uid = "other".into();
     let soon = View { me, server: Server::Down, unchanged: Duration::from_secs(1), ..view("orders-0") };
     assert!(matches!(decide(&soon), Action::Wait(_)));
-    assert!(matches!(decide(&View { unchanged: Duration::from_secs(7), ..soon }), Action::Take(_)));
+    assert_eq!(decide(&View { unchanged: Duration::from_secs(7), ..soon }), Action::Poll);
 }
 
 #[test]
@@ -367,4 +369,86 @@ fn a_switchover_goes_to_who_streams_and_confirms() {
     );
     assert_eq!(to("orders-9", &streaming).unwrap_err(), "orders-9 does not stream from orders-0");
     assert!(to("any", &streaming[2..]).unwrap_err().contains("no standby"));
+}
+
+fn stay() -> Stay {
+    Stay { holder: holder("orders-0"), term: 4, data_set: "d1".into() }
+}
+
+#[test]
+fn who_agreed_that_the_holder_stays_follows_it_for_one_more_ttl_and_promises_nothing() {
+    let asked = view("orders-1");
+    assert_eq!(agree(&asked, &stay()), Ok(()));
+    assert_eq!(decide(&asked), Action::Poll);
+    let call = Call {
+        term: 5,
+        version: 40,
+        lease_uid: "l1".into(),
+        candidate: "orders-2".into(),
+        data_set: "d1".into(),
+    };
+    assert!(answer(&asked, &call).is_ok());
+    let agreed = View { consent: Some(Duration::from_secs(5)), ..asked.clone() };
+    assert_eq!(decide(&agreed), Action::Follow("orders-0".into()));
+    assert!(answer(&agreed, &call).is_err(), "it does not even receive, and still its word stands");
+    // Its end was seen: it cannot be led on by anybody.
+    assert!(answer(&View { holder_terminated: true, ..agreed.clone() }, &call).is_ok());
+    let later = View { consent: Some(Duration::from_secs(6)), ..agreed };
+    assert_eq!(decide(&later), Action::Poll);
+    assert!(answer(&later, &call).is_ok());
+}
+
+#[test]
+fn nobody_agrees_to_what_a_candidate_may_end_at_any_moment() {
+    let view = view("orders-1");
+    let promised = View { promise: Promise { term: 5, version: 40 }, ..view.clone() };
+    assert!(agree(&promised, &stay()).is_err());
+    // The candidate wanted to replace an earlier version: it has failed.
+    let failed = View { promise: Promise { term: 5, version: 39 }, ..view.clone() };
+    assert!(agree(&failed, &stay()).is_ok());
+    assert!(agree(&view, &Stay { term: 3, ..stay() }).is_err());
+    assert!(agree(&view, &Stay { holder: holder("orders-2"), ..stay() }).is_err());
+    let other = Holder { nonce: "earlier".into(), ..holder("orders-0") };
+    assert!(agree(&view, &Stay { holder: other, ..stay() }).is_err());
+    assert!(agree(&View { holder_terminated: true, ..view.clone() }, &stay()).is_err());
+    assert!(agree(&View { lease: None, ..view }, &stay()).is_err());
+}
+
+#[test]
+fn consent_is_asked_of_all_whom_the_lease_names_and_of_nobody_where_that_proves_nothing() {
+    let all = record();
+    assert_eq!(whose_consent(&all), Some(vec!["orders-1".into(), "orders-2".into()]));
+    assert_eq!(whose_consent(&Record { members: vec!["orders-0".into()], ..record() }), None);
+    assert_eq!(whose_consent(&Record { members: vec![], ..record() }), None, "an agent of before wrote it");
+    assert_eq!(whose_consent(&Record { members: vec!["orders-1".into()], ..record() }), None);
+    assert_eq!(whose_consent(&Record { holder: None, ..record() }), None);
+}
+
+#[test]
+fn an_instance_that_the_lease_does_not_name_never_takes_it() {
+    let mode = DurabilityMode::Asynchronous;
+    let record = Record { synchronous: vec![], confirmations: 0, ..record() };
+    let polled = View { lease: Some(record.clone()), durability: mode, polled: true, ..view("orders-3") };
+    let Action::Wait(why) = decide(&polled) else { panic!("{:?}", decide(&polled)) };
+    assert!(why.contains("admit"), "{why}");
+    let mut members = record.members.clone();
+    members.push("orders-3".into());
+    let named = View { lease: Some(Record { members, ..record }), ..polled };
+    assert!(matches!(decide(&named), Action::Take(_)));
+}
+
+#[test]
+fn the_namesake_of_a_holder_asks_before_it_takes_over() {
+    let me = Holder { uid: "uid-new".into(), nonce: "n2".into(), ..holder("orders-0") };
+    let successor = View { me, server: Server::Down, ..view("orders-0") };
+    assert_eq!(decide(&successor), Action::Poll);
+    let asked = View { polled: true, ..successor.clone() };
+    assert!(matches!(decide(&asked), Action::Wait(_)));
+    let silent = Vote { timeline: 0, flushed: Lsn(0), ..vote_of("orders-1", 1) };
+    assert!(matches!(decide(&View { votes: vec![silent], ..asked.clone() }), Action::Wait(_)));
+    assert!(matches!(decide(&View { votes: vec![vote_of("orders-1", 1)], ..asked }), Action::Take(_)));
+    assert!(matches!(decide(&View { holder_terminated: true, ..successor.clone() }), Action::Take(_)));
+    // Alone nobody can have agreed to anything.
+    let alone = Record { members: vec!["orders-0".into()], ..record() };
+    assert!(matches!(decide(&View { lease: Some(alone), ..successor }), Action::Take(_)));
 }

@@ -90,6 +90,9 @@ pub struct View {
     pub version: u64,
     /// Since when the Lease has not changed, by this member's own clock.
     pub unchanged: Duration,
+    /// How long ago this member agreed that the Lease's holder stays, see [`super::agree`], by its own clock; after a start also since it
+    /// first saw the Lease, for it does not know what it agreed to before.
+    pub consent: Option<Duration>,
     /// The Lease's time to live.
     pub ttl: Duration,
     /// The holder's container was seen terminated, with the Lease's nonce in its message.
@@ -139,6 +142,11 @@ impl View {
     /// Whether this member holds the Lease.
     pub(super) fn leads(&self) -> bool {
         self.record().is_some_and(|r| r.holder.as_ref() == Some(&self.me))
+    }
+
+    /// For how long this member has had no sign of the holder: neither a renewal nor the wish to stay.
+    pub(super) fn silent(&self) -> Duration {
+        self.consent.map_or(self.unchanged, |consent| consent.min(self.unchanged))
     }
 
     /// The term that a takeover begins, or a call for votes is about. Above every promise that this member knows of, not only
