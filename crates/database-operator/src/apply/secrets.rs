@@ -2,6 +2,7 @@
 
 use super::{ApplyError, Writer};
 use crate::{plan::secrets, validate::ValidatedDatabase};
+use holdfast_core::names;
 use holdfast_runtime::apply::{self as api, bounded};
 use k8s_openapi::{api::core::v1::Secret, jiff::Timestamp};
 use kube::{
@@ -30,6 +31,19 @@ impl Writer<'_> {
         self.certificates(&all, db, now).await
     }
 
+    /// Deletes the superuser's Secret, whoever made it: its name says what it is, and its password is valid no longer.
+    pub(super) async fn remove_superuser(&self) -> Result<(), ApplyError> {
+        self.delete_secret(&names::secret_superuser(&self.database)).await
+    }
+
+    /// Deletes a Secret by its name: its uid cannot be known.
+    async fn delete_secret(&self, name: &str) -> Result<(), ApplyError> {
+        match bounded(self.api::<Secret>().delete(name, &DeleteParams::default())).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            other => other.map(drop).map_err(ApplyError::api("delete", format!("Secret {name}"))),
+        }
+    }
+
     /// The certificate belongs to the CA. When it is there, both are left alone. When it is not, a CA that may be left from
     /// an attempt that was cut off is of no use, since its key cannot be read: both are made anew, the CA first.
     async fn certificates(
@@ -46,11 +60,8 @@ impl Writer<'_> {
             other => drop(other.map_err(ApplyError::api("create", tls.clone()))?),
         }
         let name = pair.ca.name_any();
+        self.delete_secret(&name).await?;
         let ca = format!("Secret {name}");
-        match bounded(all.delete(&name, &DeleteParams::default())).await {
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
-            other => drop(other.map_err(ApplyError::api("delete", ca.clone()))?),
-        }
         api::create(all, &pair.ca).await.map_err(ApplyError::api("create", ca))?;
         api::create(all, &pair.tls).await.map_err(ApplyError::api("create", tls))?;
         Ok(())
