@@ -92,10 +92,11 @@ unit: ## Unit and property tests: no cluster needed
 	$(CARGO) test --workspace --no-fail-fast
 
 .PHONY: sweep
-sweep: ## The operators on an in-memory cluster, killed at every write and much more; programming faults seeded, to be caught
+sweep: ## The operators on an in-memory cluster, killed at every write and much more; wrong specs; programming faults seeded, to be caught
 	$(SWEEP_BUILD)
 	$(SWEEP) --sample 1
 	$(SWEEP) --seeded
+	$(SWEEP) hostile --every 29
 
 .PHONY: model
 model: ## Who is primary: the agents' own decision, explored by a model checker; mistakes made on purpose, to be caught
@@ -103,7 +104,7 @@ model: ## Who is primary: the agents' own decision, explored by a model checker;
 	$(MODEL)
 
 .PHONY: sweep-all
-sweep-all: ## As sweep, with every plan of every family, and specs that are wrong in every way: hours
+sweep-all: ## As sweep, with every plan of every family, and every field of every spec wrong in every way: hours
 	$(SWEEP_BUILD)
 	$(SWEEP) --sample 0 --pairs 200
 	$(SWEEP) --seeded

@@ -124,6 +124,7 @@ pub async fn apply(
     let Plan {
         finalizer,
         secrets,
+        remove_superuser,
         service_account,
         role,
         role_binding,
@@ -211,6 +212,9 @@ pub async fn apply(
     }
     for claim in clones {
         applied.clones.extend(writer.clone_claim(claim).await?);
+    }
+    if remove_superuser {
+        writer.remove_superuser().await?;
     }
     applied.created = writer.stateful_set(stateful_set).await?;
     if let Some(pod) = replace

@@ -201,7 +201,8 @@ fn decide(settings: &Settings, o: &Observed, now: Timestamp) -> Result<Verdict, 
     if !is_planned(o) {
         return plan(settings, o, now);
     }
-    if !o.restore.spec.approve && !finalizer {
+    // Our finalizer may be somebody else's doing: only what was begun is carried to its end without approval.
+    if !o.restore.spec.approve && !begun(o) {
         let say = Say::phase("Validated")
             .idle()
             .and(
@@ -211,7 +212,8 @@ fn decide(settings: &Settings, o: &Observed, now: Timestamp) -> Result<Verdict, 
                 "the restore is possible; set spec.approve to carry it out",
             )
             .and(types::STALLED, Truth::False, "DryRun", "");
-        return Ok(verdict(say, Step::Wait(Duration::from_secs(3600))));
+        let act = if finalizer { Step::RemoveFinalizer } else { Step::Wait(Duration::from_secs(3600)) };
+        return Ok(verdict(say, act));
     }
     if !finalizer {
         return Ok(prepare(o).unwrap_or_else(|| silent(Step::AddFinalizer)));
@@ -232,6 +234,11 @@ fn said(o: &Observed) -> &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condi
 
 fn has_finalizer(o: &Observed) -> bool {
     o.restore.finalizers().iter().any(|f| f == names::FINALIZER)
+}
+
+/// Whether the database was asked to stop, or a volume made: there is something that must be ended, one way or the other.
+fn begun(o: &Observed) -> bool {
+    our_lease(o).is_some() || o.claim().is_some()
 }
 
 fn state_of(claim: &PersistentVolumeClaim) -> &str {

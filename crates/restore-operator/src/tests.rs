@@ -197,6 +197,16 @@ fn a_dry_run_stops_nothing_until_it_is_approved() {
 }
 
 #[test]
+fn a_finalizer_that_nobody_asked_for_is_no_approval() {
+    let mut w = world(json!({"databaseRef": {"name": "orders"}, "approve": false}));
+    w.run();
+    w.o.restore.metadata.finalizers = Some(vec![names::FINALIZER.into()]);
+    w.run();
+    assert_eq!(w.acts(), "+job, -finalizer", "no Lease, no volume");
+    assert_eq!(w.is(types::READY).as_deref(), Some("True DryRun"));
+}
+
+#[test]
 fn what_is_missing_is_named_and_waited_for() {
     let reason = |w: &mut World| {
         for _ in 0..5 {

@@ -89,6 +89,22 @@ pub async fn bad_databases(scene: Scene) -> Result<()> {
             &["spec.placement.antiAffinity", "Preferred"],
         ),
         bad_database(json!({"service": {"type": "ExternalName"}}), &["spec.service.type", "ClusterIP"]),
+        bad_database(
+            json!({"podMetadata": {"labels": {"team": "a\u{0}b"}}}),
+            &["spec.podMetadata.labels", "a letter or digit"],
+        ),
+        bad_database(
+            json!({"placement": {"nodeSelector": {"disktype": "a b"}}}),
+            &["spec.placement.nodeSelector", "a letter or digit"],
+        ),
+        bad_database(
+            json!({"podMetadata": {"annotations": {"holdfast.dev/restarted": "on"}}}),
+            &["spec.podMetadata.annotations", "holdfast.dev/"],
+        ),
+        bad_database(
+            json!({"service": {"annotations": {"holdfast.dev/applied": "on"}}}),
+            &["spec.service.annotations", "holdfast.dev/"],
+        ),
         bad_database(json!({"deletionPolicy": "Keep"}), &["spec.deletionPolicy", "Retain"]),
     ];
     for reserved in [
@@ -261,6 +277,21 @@ pub async fn bad_backups_and_restores(scene: Scene) -> Result<()> {
             "Restore",
             with(in_place.clone(), &json!({"pointInTime": {"time": "yesterday"}})),
             &["spec.pointInTime.time"],
+        ),
+        // Leap seconds come at 23:59:60 UTC, if at all, and Kubernetes knows none.
+        bad(
+            "Restore",
+            with(in_place.clone(), &json!({"pointInTime": {"time": "2026-01-01T00:00:60Z"}})),
+            &["spec.pointInTime.time", "with its zone"],
+        ),
+        bad(
+            "Restore",
+            with(
+                in_place.clone(),
+                &json!({"source": {"database":
+                    {"name": "orders", "storeRef": {"name": "main"}, "systemIdentifier": "0"}}}),
+            ),
+            &["spec.source.database.systemIdentifier", "above 0"],
         ),
         bad(
             "Restore",

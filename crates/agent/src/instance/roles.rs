@@ -48,6 +48,9 @@ pub async fn ensure(config: &AgentConfig) -> anyhow::Result<()> {
     sql.push_str(&password(&config.app_owner, &secret(wire::APP_FOLDER, "password")?));
     if config.superuser {
         sql.push_str(&password("postgres", &secret(wire::SUPERUSER_FOLDER, "password")?));
+    } else {
+        // One that was enabled before must not let anybody in through a line of spec.postgresql.pgHba.
+        sql.push_str("alter role postgres password null;");
     }
     let role = identifier(names::REPLICATION_ROLE);
     for function in GRANTED {

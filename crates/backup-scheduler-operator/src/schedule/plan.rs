@@ -219,14 +219,9 @@ fn turn(o: &Observed, parsed: &Parsed, created: Timestamp, now: Timestamp) -> Tu
         let decision = still(slots::skip(parsed, handled, now));
         return Turn { decision, first_is_over: true, problem: None };
     }
-    let database = o.database.as_deref().filter(|d| d.metadata.deletion_timestamp.is_none());
-    if database.is_none() {
-        let name = &spec.database_ref.name;
-        let problem = Some((
-            "DatabaseNotFound",
-            format!("spec.databaseRef: there is no Database {name} in this namespace"),
-        ));
-        return Turn { decision: still(handled), first_is_over: written.is_some(), problem };
+    if let Some(problem) = impossible(o) {
+        let (decision, problem) = (still(handled), Some(problem));
+        return Turn { decision, first_is_over: written.is_some(), problem };
     }
     let blocked = o.backups.iter().any(|b| !is_final(b) && b.metadata.deletion_timestamp.is_none());
     if spec.immediate && written.is_none() {
@@ -236,6 +231,29 @@ fn turn(o: &Observed, parsed: &Parsed, created: Timestamp, now: Timestamp) -> Tu
     }
     let decision = slots::decide(parsed, schedule, handled, blocked, now);
     Turn { decision, first_is_over: written.is_some(), problem: None }
+}
+
+/// Why every Backup would only wait for a person: told here, before the first slot, and none is made.
+fn impossible(o: &Observed) -> Option<(&'static str, String)> {
+    let spec = &o.schedule.spec;
+    let name = &spec.database_ref.name;
+    let Some(database) = o.database.as_deref().filter(|d| d.metadata.deletion_timestamp.is_none()) else {
+        let message = format!("spec.databaseRef: there is no Database {name} in this namespace");
+        return Some(("DatabaseNotFound", message));
+    };
+    let archive = database.spec.archive.as_ref().map(|a| &a.store_ref.name);
+    let message = match (spec.template.store_ref.as_ref().map(|s| &s.name), archive) {
+        (None, Some(_)) => return None,
+        (Some(own), Some(archive)) if own == archive => return None,
+        (Some(own), Some(archive)) => format!(
+            "spec.template.storeRef is {own}, and Database {name} archives its WAL to {archive}: a backup is of use only beside \
+             that WAL; leave spec.template.storeRef out"
+        ),
+        (_, None) => format!(
+            "spec.databaseRef: Database {name} archives no WAL, without which a backup is of no use: set its spec.archive.storeRef"
+        ),
+    };
+    Some(("ArchiveRequired", message))
 }
 
 fn waiting(o: &Observed, until: Timestamp) -> String {

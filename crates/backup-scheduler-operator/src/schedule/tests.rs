@@ -141,6 +141,31 @@ fn a_slot_becomes_one_backup() {
 }
 
 #[test]
+fn backups_that_could_only_wait_are_not_made() {
+    let without = |change: fn(&mut Value)| {
+        let mut body = serde_json::to_value(&*database().unwrap()).unwrap();
+        change(&mut body["spec"]);
+        Some(Arc::new(serde_json::from_value::<Database>(body).unwrap()))
+    };
+    let message = |p: &Plan| conditions::find(&p.status.conditions, types::READY).unwrap().message.clone();
+    let mut o = observed(json!({"immediate": true}), json!({}));
+    o.database = without(|spec| spec["archive"] = Value::Null);
+    let waiting = plan(&o, at("20T12:00"));
+    assert_eq!(verdict(&waiting), ("False ArchiveRequired".into(), "False".into(), "Failed".into()));
+    assert!(made(&waiting).is_none() && message(&waiting).contains("Database orders"));
+    let mut next = after(&o, &waiting);
+    next.database = database();
+    assert!(made(&plan(&next, at("20T13:00"))).is_some(), "the run is not lost");
+    // Backups go where the WAL goes.
+    let other = observed(json!({"template": {"storeRef": {"name": "cellar"}}}), json!({}));
+    let elsewhere = plan(&other, at("20T12:00"));
+    assert_eq!(verdict(&elsewhere).0, "False ArchiveRequired");
+    assert!(message(&elsewhere).contains("spec.template.storeRef is cellar"), "{}", message(&elsewhere));
+    let same = observed(json!({"template": {"storeRef": {"name": "main"}}}), json!({}));
+    assert_eq!(verdict(&plan(&same, at("20T12:00"))).0, "True Active");
+}
+
+#[test]
 fn a_database_that_is_not_there_is_waited_for() {
     let mut o = observed(json!({"immediate": true}), json!({}));
     o.database = None;

@@ -5,8 +5,9 @@ mod status;
 pub use status::*;
 
 use super::{
-    DeletionPolicy, ExtraMetadata, LocalRef, OBJECT_NAME, OBJECT_NAME_OR_NONE, annotations_schema,
-    labels_schema, resources_schema, tolerations_schema,
+    ANNOTATIONS_OF_OTHERS, ANNOTATIONS_OF_OTHERS_MESSAGE, DeletionPolicy, ExtraMetadata, LABEL_VALUES,
+    LABEL_VALUES_MESSAGE, LocalRef, OBJECT_NAME, OBJECT_NAME_OR_NONE, annotations_schema, labels_schema,
+    resources_schema, tolerations_schema,
 };
 use k8s_openapi::{
     api::core::v1::{ResourceRequirements, Toleration},
@@ -235,6 +236,7 @@ pub struct Placement {
     pub spread_zones: Option<bool>,
     /// Labels a node must carry.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[x_kube(validation = Rule::new(LABEL_VALUES).message(LABEL_VALUES_MESSAGE))]
     #[schemars(schema_with = "labels_schema")]
     pub node_selector: BTreeMap<String, String>,
     /// Taints that pods tolerate.
@@ -282,7 +284,8 @@ pub struct Postgresql {
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.postgresql.initdb is immutable: it is used once, at the beginning; put the old values back, or make a new Database and move the data"))]
     pub initdb: Initdb,
-    /// Enabled: Secret `<name>-superuser` holds the password of role postgres.
+    /// Enabled: Secret `<name>-superuser` holds the password of role postgres. Disabled: that Secret is deleted, whoever made it, and
+    /// the role has no password.
     #[serde(default)]
     pub superuser: Superuser,
     /// Server parameters as strings, as in postgresql.conf.
@@ -409,7 +412,7 @@ impl Default for Initdb {
 /// Whether role postgres gets a password.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Superuser {
-    /// Only local connections inside the pod.
+    /// Only local connections inside the pod. The role has no password, and Secret `<name>-superuser` goes when it was Enabled before.
     #[default]
     Disabled,
     /// Secret `<name>-superuser` holds its password.
@@ -425,6 +428,7 @@ pub struct ServiceOptions {
     pub type_: ServiceType,
     /// Annotations of those Services.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[x_kube(validation = Rule::new(ANNOTATIONS_OF_OTHERS).message(ANNOTATIONS_OF_OTHERS_MESSAGE))]
     #[schemars(schema_with = "annotations_schema")]
     pub annotations: BTreeMap<String, String>,
 }
@@ -447,6 +451,7 @@ pub enum ServiceType {
 pub struct ServiceAccountOptions {
     /// Annotations to add.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[x_kube(validation = Rule::new(ANNOTATIONS_OF_OTHERS).message(ANNOTATIONS_OF_OTHERS_MESSAGE))]
     #[schemars(schema_with = "annotations_schema")]
     pub annotations: BTreeMap<String, String>,
 }

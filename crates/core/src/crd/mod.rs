@@ -44,13 +44,27 @@ pub struct ExtraMetadata {
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     #[x_kube(validation = Rule::new("self.all(k, !k.matches('^([^/]*[.])?(holdfast[.]dev|app[.]kubernetes[.]io)/'))")
         .message("labels of holdfast.dev/ and app.kubernetes.io/ are set by the operators, which select pods by them: remove these"))]
+    #[x_kube(validation = Rule::new(LABEL_VALUES).message(LABEL_VALUES_MESSAGE))]
     #[schemars(schema_with = "labels_schema")]
     pub labels: std::collections::BTreeMap<String, String>,
-    /// Annotations to add.
+    /// Annotations to add. Those of holdfast.dev are the operators' own.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    #[x_kube(validation = Rule::new(ANNOTATIONS_OF_OTHERS).message(ANNOTATIONS_OF_OTHERS_MESSAGE))]
     #[schemars(schema_with = "annotations_schema")]
     pub annotations: std::collections::BTreeMap<String, String>,
 }
+
+/// CEL: what Kubernetes takes as the value of a label. Anything else would be refused only when pods are made.
+pub(crate) const LABEL_VALUES: &str =
+    "self.all(k, self[k].matches('^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$'))";
+/// What a refusal by [`LABEL_VALUES`] says.
+pub(crate) const LABEL_VALUES_MESSAGE: &str = "a label's value must be empty, or begin and end with a letter or digit, with letters, digits, - _ . between";
+/// CEL: annotations by which operators and agents talk to each other are not for others to write: the two would write over each
+/// other for ever, or the operator would take as its own what somebody else wrote.
+pub(crate) const ANNOTATIONS_OF_OTHERS: &str = "self.all(k, !k.matches('^([^/]*[.])?holdfast[.]dev/'))";
+/// What a refusal by [`ANNOTATIONS_OF_OTHERS`] says.
+pub(crate) const ANNOTATIONS_OF_OTHERS_MESSAGE: &str =
+    "annotations of holdfast.dev/ are set by the operators and agents: remove these";
 
 /// Labels: as many and as long as is sensible on a pod.
 pub(crate) fn labels_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

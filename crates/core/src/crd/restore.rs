@@ -92,8 +92,8 @@ pub struct SourceDatabase {
     pub store_ref: LocalRef,
     /// Its system identifier, where several databases bore the name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self.matches('^[0-9]{1,20}$')")
-        .message("spec.source.database.systemIdentifier must be a number such as 7501000000000000001; leave it out where only one database bore the name"))]
+    #[x_kube(validation = Rule::new("self.matches('^[1-9][0-9]{0,19}$')")
+        .message("spec.source.database.systemIdentifier must be a number above 0 such as 7501000000000000001; leave it out where only one database bore the name"))]
     #[schemars(length(max = 24))]
     pub system_identifier: Option<String>,
 }
@@ -106,7 +106,7 @@ pub struct SourceDatabase {
 pub struct PointInTime {
     /// The last commit at or before this time, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$') && timestamp(self) >= timestamp('2000-01-01T00:00:00Z')")
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9]([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$') && timestamp(self) >= timestamp('2000-01-01T00:00:00Z')")
         .message("spec.pointInTime.time must be a time with its zone, such as 2026-11-21T09:13:00Z or 2026-11-21T10:13:00+01:00"))]
     #[schemars(length(max = 40))]
     pub time: Option<String>,

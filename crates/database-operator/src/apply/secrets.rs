@@ -5,6 +5,7 @@ use crate::{
     plan::secrets::{self, SecretError},
     validate::ValidatedDatabase,
 };
+use holdfast_core::names;
 use holdfast_runtime::apply::{self as api, bounded, misses};
 use k8s_openapi::{api::core::v1::Secret, jiff::Timestamp};
 use kube::{
@@ -34,6 +35,11 @@ impl Writer<'_> {
             api::create(&all, secret).await.map_err(ApplyError::api("create", what))?;
         }
         self.certificates(&all, db, now).await
+    }
+
+    /// Deletes the superuser's Secret, whoever made it: its name says what it is, and its password is valid no longer.
+    pub(super) async fn remove_superuser(&self) -> Result<(), ApplyError> {
+        self.discard(&self.api(), &names::secret_superuser(&self.database)).await
     }
 
     /// The certificate belongs to the CA. When it is there, both are left alone. When it is not, a CA that may be left from

@@ -111,6 +111,8 @@ pub struct Plan {
     pub finalizer: Finalizer,
     /// Make sure of the Secrets: those that are not there are made. Some(true): the superuser's, too.
     pub secrets: Option<bool>,
+    /// Delete the superuser's Secret, before the StatefulSet ceases to mount it.
+    pub remove_superuser: bool,
     /// The pods' ServiceAccount.
     pub service_account: Write<ServiceAccount>,
     /// What agents may do.
@@ -190,6 +192,7 @@ impl Plan {
         Self {
             finalizer: Finalizer::Leave,
             secrets: None,
+            remove_superuser: false,
             service_account: Write::Nothing,
             role: Write::Nothing,
             role_binding: Write::Nothing,
@@ -393,6 +396,7 @@ fn carry_out(
         }
     }
     plan.secrets = want_secrets(observed, db, now, plan);
+    plan.remove_superuser = superuser_ends(live, db, &plan.stateful_set);
     plan.facts.pending = plan.pending();
 }
 
@@ -414,4 +418,12 @@ fn want_secrets(observed: &Observed, db: &ValidatedDatabase, now: Timestamp, pla
         observed.secrets_ensured.is_none_or(|then| now.as_second() - then.as_second() >= SECRETS_SECONDS);
     let wanted = written || ((missing || !bound) && long_ago);
     wanted.then_some(db.spec.postgresql.superuser == Superuser::Enabled)
+}
+
+/// Whether the superuser's Secret is to go. It cannot be looked up; a StatefulSet that still mounts it tells that it was wanted, until it
+/// is written anew. So the Secret goes first: whoever dies in between finds the StatefulSet as it was, and deletes again.
+fn superuser_ends(live: Option<&StatefulSet>, db: &ValidatedDatabase, step: &SetStep) -> bool {
+    db.spec.postgresql.superuser == Superuser::Disabled
+        && matches!(step, SetStep::Update(_) | SetStep::Delete { .. })
+        && live.is_some_and(|set| stateful_set::mounts(set, &names::secret_superuser(db.name.as_str())))
 }

@@ -175,6 +175,13 @@ pub fn template_bytes(set: &StatefulSet) -> Option<i64> {
     crate::quantity::units(&claim.resources.as_ref()?.requests.as_ref()?.get("storage")?.0)
 }
 
+/// Whether pods of a StatefulSet have a volume with this Secret.
+pub fn mounts(set: &StatefulSet, secret: &str) -> bool {
+    let pod = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    let mut volumes = pod.and_then(|pod| pod.volumes.as_ref()).into_iter().flatten();
+    volumes.any(|v| v.secret.as_ref().and_then(|s| s.secret_name.as_deref()) == Some(secret))
+}
+
 /// A template annotation of a StatefulSet.
 pub fn template_annotation(set: &StatefulSet, key: &str) -> Option<String> {
     set.spec.as_ref()?.template.metadata.as_ref()?.annotations.as_ref()?.get(key).cloned()

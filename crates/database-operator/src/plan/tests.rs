@@ -245,6 +245,24 @@ fn the_image_of_the_spec_changes_at_once() {
 }
 
 #[test]
+fn the_superusers_secret_goes_when_it_is_wanted_no_more_and_only_then() {
+    let mut seen = carried_out("postgresql: {superuser: Enabled}");
+    assert!(!made(&seen).remove_superuser);
+    let mut database = (*seen.database).clone();
+    database.spec.postgresql.superuser = Superuser::Disabled;
+    seen.database = Arc::new(database);
+    let plan = made(&seen);
+    assert!(plan.remove_superuser, "the pods' template still has it");
+    assert_ne!(plan.secrets, Some(true), "what is deleted is not made in the same breath");
+    // Told to the agents, and then the operator died: the template as it is asks for it again.
+    seen.config_map = Some(Arc::new(take(&plan.config_map)));
+    assert!(made(&seen).remove_superuser);
+    carry_out(&mut seen, &plan);
+    assert!(!made(&seen).remove_superuser);
+    assert!(!made(&carried_out("")).remove_superuser, "one that never had it");
+}
+
+#[test]
 fn more_room_first_for_the_volumes_then_in_the_template() {
     let mut seen = carried_out("");
     let mut database = (*seen.database).clone();

@@ -325,8 +325,11 @@ impl Worker<'_> {
                         .max_by_key(|(time, _)| *time)
                 });
                 let Some((_, path)) = newest else {
-                    let text =
-                        format!("the store holds nothing of database {database} of namespace {namespace}");
+                    let of = system_identifier.as_ref().map(|s| format!(" with system identifier {s}"));
+                    let of = of.unwrap_or_default();
+                    let text = format!(
+                        "the store holds nothing of database {database} of namespace {namespace}{of}"
+                    );
                     return failed("UnknownDatabase", text, true);
                 };
                 (path, None)

@@ -7,7 +7,7 @@ use super::{
 use crate::{operators::Operator, world::World};
 use kube::{
     Api, Client, Error,
-    api::{DeleteParams, Patch, PatchParams, PostParams, ValidationDirective},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, ValidationDirective},
     core::{ApiResource, DynamicObject, GroupVersionKind, Request},
 };
 use serde_json::Value;
@@ -35,6 +35,9 @@ pub trait Ground {
 
 /// At rest: no operator changed anything for so long. Longer than every pause between two steps of one.
 const QUIET: Duration = Duration::from_secs(330);
+/// The same while a worker has not ended: one whose pod does not start is given up after ten minutes, and what follows from that is not
+/// written at rest.
+const QUIET_BESIDE_WORKERS: Duration = Duration::from_secs(660);
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_secs(5);
 /// Rest must come within this time.
@@ -64,7 +67,8 @@ impl Ground for World {
             if self.cluster.busy() {
                 since = now;
             }
-            if now.saturating_duration_since(since) >= QUIET {
+            let quiet = now.saturating_duration_since(since);
+            if quiet >= QUIET_BESIDE_WORKERS || quiet >= QUIET && !works(&self.user()).await? {
                 return Ok(());
             }
             if now >= end {
@@ -91,6 +95,21 @@ impl Ground for World {
     fn without_image(&self, image: &str) {
         self.cluster.fail_image(image);
     }
+}
+
+/// Whether a worker has not ended yet, but for probes, of which there is always a next one. Errors: the request failed.
+async fn works(client: &Client) -> Result<bool, String> {
+    let jobs = api(client, &Target::of("batch/v1", "Job", ""));
+    let all = jobs.list(&ListParams::default()).await.map_err(|e| format!("the Jobs: {e}"))?;
+    let ended = |job: &DynamicObject| {
+        let conditions = job.data.pointer("/status/conditions").and_then(Value::as_array);
+        conditions
+            .into_iter()
+            .flatten()
+            .any(|c| c["status"] == "True" && (c["type"] == "Complete" || c["type"] == "Failed"))
+    };
+    let name = |job: &DynamicObject| job.metadata.name.clone().unwrap_or_default();
+    Ok(all.items.iter().any(|job| !ended(job) && !name(job).starts_with("hfp-")))
 }
 
 /// Whether a write belongs to the probe of a store: one an hour, one in five minutes of a store that does not answer,

@@ -72,9 +72,10 @@ impl fmt::Display for Verdict {
 
 /// Changes that make no difference while nothing happens, and why: kind, path, how the label begins. All others that are
 /// accepted must be seen somewhere.
-const QUIET: [(&str, &str, &str, &str); 15] = [
+const QUIET: [(&str, &str, &str, &str); 16] = [
     ("Database", "spec.storage.replicaSource", "", "counts when a replica is added"),
     ("Database", "spec.storage.size", "other-spelling", "is the same amount"),
+    ("Database", "spec.placement.spreadZones", "other true", "is what holds where nothing is said"),
     ("Database", "spec.durability", "removed", "what was decided stays, as status.durability says"),
     ("Database", "metadata", "", "labels, annotations and owners of a user's own object mean nothing to us"),
     ("BackupStore", "metadata", "", "as for a Database"),
