@@ -3,7 +3,7 @@
 use super::{files::Files, guard::NoSpace};
 use crate::state::{State, data_directory, sync_folder};
 use anyhow::{Context, bail};
-use holdfast_core::wire::AgentConfig;
+use holdfast_core::{names, wire, wire::AgentConfig};
 use holdfast_postgresql::{Lsn, settings, wal::WalFile};
 use nix::{
     sys::signal::{Signal, kill},
@@ -169,8 +169,10 @@ impl Postgres {
         if !fs::read(&auto).is_ok_and(|found| found == empty.as_bytes()) {
             fs::write(&auto, empty)?;
         }
-        // Left by a killed container: the process ids in it belong to a PID namespace that is gone.
+        // Left by a killed container: the process ids in them belong to a PID namespace that is gone, and in this one they may be those
+        // of the agent's own threads. The server would not start as long as these live.
         remove_file(&data.join("postmaster.pid"))?;
+        remove_file(&Path::new(wire::RUN_FOLDER).join(format!(".s.PGSQL.{}.lock", names::PORT_POSTGRESQL)))?;
         let child = self.spawn(
             Command::new("postgres")
                 .arg("-D")
