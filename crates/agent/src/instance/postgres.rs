@@ -86,6 +86,7 @@ impl Postgres {
     fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
         // The lock is held across the spawn: the reaper must not meet a child that is not in the list yet.
         let mut all = self.children.lock().map_err(|_| anyhow::anyhow!("list of children poisoned"))?;
+        crate::memory::leave_out(command.as_std_mut());
         let child =
             command.spawn().with_context(|| format!("starting {:?}", command.as_std().get_program()))?;
         if let Some(pid) = child.id() {
