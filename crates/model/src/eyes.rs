@@ -52,7 +52,11 @@ pub fn record(entry: &Entry) -> Record {
         system_identifier: SYSTEM.into(),
         synchronous: names(entry.set),
         confirmations: entry.confirmations.into(),
-        hand_over: entry.hand_over.map(|(to, past)| HandOver { to: pod(to), lsn: Lsn(past.into()) }),
+        hand_over: entry.hand_over.map(|(to, past)| HandOver {
+            to: pod(to),
+            lsn: Lsn(past.into()),
+            ..HandOver::default()
+        }),
         switchover: None,
     }
 }

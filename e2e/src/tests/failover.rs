@@ -8,8 +8,9 @@ use crate::{
     writer::Writer,
 };
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::DeleteParams;
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use kube::api::{DeleteParams, PostParams};
+use serde_json::json;
 
 /// How long writes may be away on a small, busy machine: a TTL, the promotion, and the clients' own time to notice.
 const AWAY: u64 = 30;
@@ -109,4 +110,35 @@ async fn rejoined(db: &Db, pod: &str, old_uid: &str) -> Result<()> {
     })
     .await?;
     db.ready().await.map(|_| ())
+}
+
+/// The primary is lost in the middle of a large write, and does not come back: what the others received ends inside a record.
+pub async fn failover_inside_a_record(scene: Scene) -> Result<()> {
+    let (cluster, ns) = (&scene.cluster, scene.namespace.as_str());
+    let (db, writer) = begin(&scene, "quarry").await?;
+    let old = db.primary().await?;
+    let uid = db.pod_uids().await?.remove(&old).context("the primary has no uid")?;
+    let load = db.superuser_on(&old).await?;
+    load.run("create table stone (note text)").await?;
+    let load = tokio::spawn(async move {
+        load.run("insert into stone select repeat(md5(n::text), 40) from generate_series(1, 500000) n").await
+    });
+    wait_for("the large write to be under way", seconds(30), || async {
+        let written = db.superuser_on(&old).await?.value("select pg_relation_size('stone') >> 20").await?;
+        Ok(if written.parse::<u32>()? > 64 { Seen::Yes(()) } else { Seen::NotYet(format!("{written} MiB")) })
+    })
+    .await?;
+    // Nothing may come in place of the pod: else it would be back, with everything, before another needs to take over.
+    let quota = json!({"metadata": {"name": "nothing-new"}, "spec": {"hard": {"pods": "1"}}});
+    let quotas = cluster.api::<ResourceQuota>(ns);
+    quotas.create(&PostParams::default(), &serde_json::from_value(quota)?).await?;
+    cluster.api::<Pod>(ns).delete(&old, &DeleteParams::default().grace_period(0)).await?;
+    let new = db.primary_other_than(&old, seconds(60)).await?;
+    writer.acknowledged(40, seconds(60)).await?;
+    ensure!(load.await?.is_err(), "the write ended before its server did: nothing was tested");
+    let expired = db.metric(&new, "holdfast_failovers_total{cause=\"expired\"}").await?;
+    ensure!(expired == Some(1.0), "{new} counts {expired:?} takeovers of an expired Lease");
+    quotas.delete("nothing-new", &DeleteParams::default()).await?;
+    rejoined(&db, &old, &uid).await?;
+    end(&db, writer, "the primary lost within a large write").await
 }
