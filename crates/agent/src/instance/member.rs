@@ -6,6 +6,7 @@ use super::{
     disk::Disk,
     fence,
     files::Files,
+    fork::Compared,
     guard::Guard,
     lease::Keeper,
     peers::Asked,
@@ -139,6 +140,8 @@ pub struct Memory {
     pub guard: Guard,
     /// Whether a standby whose WAL ends inside a record has replayed what it can.
     pub settled: Settled,
+    /// The primary that this standby's WAL was compared with.
+    pub compared: Compared,
     /// Since when nothing can be written, and why.
     pub closed: Closed,
 }

@@ -13,6 +13,7 @@ mod endpoints;
 mod fence;
 pub mod files;
 mod follow;
+mod fork;
 mod guard;
 mod http;
 mod lead;

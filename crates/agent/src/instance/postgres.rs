@@ -382,6 +382,18 @@ pub async fn system_identifier(data: &Path) -> anyhow::Result<String> {
     Ok(line.context("pg_controldata names no system identifier")?.trim().to_string())
 }
 
+/// The timeline of the newest that the control file knows of a standby's data: it may be on a later one.
+pub async fn timeline(data: &Path) -> anyhow::Result<u32> {
+    Ok(newest_timeline(&control_data(data).await?))
+}
+
+fn newest_timeline(control_data: &str) -> u32 {
+    let value = |label: &str| -> u32 {
+        control_data.lines().find_map(|l| l.strip_prefix(label)?.trim().parse().ok()).unwrap_or(0)
+    };
+    value("Latest checkpoint's TimeLineID:").max(value("Min recovery ending loc's timeline:"))
+}
+
 /// Where the record of the shutdown checkpoint begins, the last one in the WAL.
 ///
 /// Errors: the data was not shut down in good order.
@@ -461,6 +473,13 @@ mod tests {
         assert!(!wal.join("00000002.history").exists() && !wal.join("00000005.history").exists());
         postgres.forget_allotted().unwrap();
         assert!(wal.join("00000003.history").exists() && !wal.join("00000004.history").exists());
+    }
+
+    #[test]
+    fn the_control_file_tells_the_timeline_as_far_as_it_knows() {
+        let text = "Latest checkpoint's TimeLineID:       3\nMin recovery ending loc's timeline:   4\n";
+        assert_eq!(newest_timeline(text), 4);
+        assert_eq!(newest_timeline("Latest checkpoint's TimeLineID:       3\n"), 3);
     }
 
     #[test]
