@@ -118,14 +118,17 @@ pub async fn failover_inside_a_record(scene: Scene) -> Result<()> {
     let (db, writer) = begin(&scene, "quarry").await?;
     let old = db.primary().await?;
     let uid = db.pod_uids().await?.remove(&old).context("the primary has no uid")?;
+    // Records of twice a segment's size: what is flushed, and so sent, ends inside one nearly all the time.
+    let large = "do $$ begin for n in 1 .. 14 loop \
+                 perform pg_logical_emit_message(false, 'quarry', repeat(md5(n::text), 1048576)); end loop; end $$";
+    let sent = "select pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint >> 20";
+    let watch = db.superuser_on(&old).await?;
+    let before: u64 = watch.value(sent).await?.parse()?;
     let load = db.superuser_on(&old).await?;
-    load.run("create table stone (note text)").await?;
-    let load = tokio::spawn(async move {
-        load.run("insert into stone select repeat(md5(n::text), 40) from generate_series(1, 500000) n").await
-    });
+    let load = tokio::spawn(async move { load.run(large).await });
     wait_for("the large write to be under way", seconds(30), || async {
-        let written = db.superuser_on(&old).await?.value("select pg_relation_size('stone') >> 20").await?;
-        Ok(if written.parse::<u32>()? > 64 { Seen::Yes(()) } else { Seen::NotYet(format!("{written} MiB")) })
+        let now: u64 = watch.value(sent).await?.parse()?;
+        Ok(if now > before + 40 { Seen::Yes(()) } else { Seen::NotYet(format!("{before} became {now} MiB")) })
     })
     .await?;
     // Nothing may come in place of the pod: else it would be back, with everything, before another needs to take over.
@@ -137,6 +140,13 @@ pub async fn failover_inside_a_record(scene: Scene) -> Result<()> {
     cluster.kubectl(&frozen).await?;
     ensure!(!load.is_finished(), "the write ended before its server did: nothing was tested");
     cluster.api::<Pod>(ns).delete(&old, &DeleteParams::default().grace_period(0)).await?;
+    let ends = "select pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()";
+    for pod in db.pods().await?.into_keys().filter(|pod| *pod != old) {
+        println!(
+            "        {pod} received more than it replayed: {}",
+            db.superuser_on(&pod).await?.value(ends).await?
+        );
+    }
     let new = db.primary_other_than(&old, seconds(60)).await?;
     writer.acknowledged(40, seconds(60)).await?;
     load.abort();
