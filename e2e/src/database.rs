@@ -269,6 +269,15 @@ impl Db {
         .await
     }
 
+    /// What a series of an instance's metrics says now; `series` with its labels as they are shown. None: there is no such series.
+    pub async fn metric(&self, pod: &str, series: &str) -> Result<Option<f64>> {
+        let path =
+            format!("/api/v1/namespaces/{}/pods/{pod}:{}/proxy/metrics", self.namespace, names::PORT_METRICS);
+        let text = self.cluster.get_text(&path).await?;
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        Ok(value.map(str::parse).transpose()?)
+    }
+
     /// The server's time, with microseconds, RFC 3339.
     pub async fn server_time(&self) -> Result<String> {
         let sql = "select to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";

@@ -4,6 +4,7 @@ pub mod entry;
 pub mod fetch;
 pub mod install;
 pub mod instance;
+pub mod memory;
 pub mod sql;
 pub mod state;
 pub mod worker;

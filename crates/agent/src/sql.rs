@@ -44,10 +44,16 @@ const WRITES: &str = "-c default_transaction_read_only=off";
 
 /// A session with the pod's own server as role postgres. Its statements never wait for standbys: they must work while none is there.
 pub async fn local(database: &str) -> anyhow::Result<Session> {
+    local_within(database, Duration::from_secs(30)).await
+}
+
+/// As [`local`], with statements that the server itself ends after `limit`.
+pub async fn local_within(database: &str, limit: Duration) -> anyhow::Result<Session> {
     let mut config = tokio_postgres::Config::new();
     config.host_path(wire::RUN_FOLDER).user("postgres").dbname(database).application_name("holdfast-agent");
     config.options(format!(
-        "{WRITES} -c synchronous_commit=local -c statement_timeout=30s -c log_statement=none -c search_path=pg_catalog"
+        "{WRITES} -c synchronous_commit=local -c statement_timeout={} -c log_statement=none -c search_path=pg_catalog",
+        limit.as_millis()
     ));
     let (client, connection) =
         timeout(DEADLINE, config.connect(NoTls)).await.context("no answer from the local server")??;
@@ -100,15 +106,20 @@ impl Session {
         Ok(answer?)
     }
 
-    /// One row as text columns; NULL is `None`.
-    pub async fn row(&self, sql: &str) -> anyhow::Result<Vec<Option<String>>> {
-        let answer = self.ask(sql).await?;
-        let row = answer.iter().find_map(|m| match m {
-            SimpleQueryMessage::Row(row) => Some(row),
+    /// All rows as text columns; NULL is `None`.
+    pub async fn rows(&self, sql: &str) -> anyhow::Result<Vec<Vec<Option<String>>>> {
+        let rows = self.ask(sql).await?.into_iter().filter_map(|m| match m {
+            SimpleQueryMessage::Row(row) => {
+                Some((0..row.len()).map(|i| row.get(i).map(String::from)).collect())
+            }
             _ => None,
         });
-        let row = row.context("the answer has no row")?;
-        Ok((0..row.len()).map(|i| row.get(i).map(String::from)).collect())
+        Ok(rows.collect())
+    }
+
+    /// One row as text columns; NULL is `None`.
+    pub async fn row(&self, sql: &str) -> anyhow::Result<Vec<Option<String>>> {
+        self.rows(sql).await?.into_iter().next().context("the answer has no row")
     }
 
     /// The first value of the first row; NULL is `None`.

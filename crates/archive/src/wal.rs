@@ -1,9 +1,10 @@
 //! WAL files in and out. Touches the store and the files that PostgreSQL names.
 //!
-//! Memory: a file and its compressed form, so at most twice the segment size (32 MiB by default) a call.
+//! Memory: the compressed form of what goes into the store, 32 MiB for all calls at once or one file; see [`flow`].
+
+mod flow;
 
 use crate::{HistoryFolder, Store, StoreError};
-use bytes::Bytes;
 use holdfast_core::wire::HistoryPath;
 use holdfast_postgresql::{
     Lsn,
@@ -13,12 +14,13 @@ use holdfast_postgresql::{
 use jiff::Timestamp;
 use std::{
     collections::BTreeMap,
-    io::Read,
     path::{Path, PathBuf},
 };
 
 /// Zstd level for WAL: it has to keep up with a busy primary on one core.
 const LEVEL: i32 = 1;
+/// Bytes of a segment's beginning that tell whose it is.
+const HEADER: usize = 40;
 /// PostgreSQL's limits for a segment.
 const SMALLEST_SEGMENT: u64 = 1024 * 1024;
 const LARGEST_SEGMENT: u64 = 1024 * 1024 * 1024;
@@ -154,25 +156,29 @@ pub async fn push(
 ) -> Result<Pushed, WalError> {
     let file: WalFile = name.parse()?;
     let key = folder.wal(&file);
-    let plain = Bytes::from(tokio::fs::read(path).await.map_err(WalError::file(path))?);
-    check(&file, &plain, &folder.path().system_identifier)
+    let (begins, size) = flow::look(path, HEADER).await?;
+    check(&file, &begins, size, &folder.path().system_identifier)
         .map_err(|why| WalError::NotThisSegment { path: path.into(), why })?;
     // A standby archives what the primary has archived already: then the question is cheaper than the answer.
     if store.head(&key).await?.is_some() {
-        return compare(store, &key, &plain, path).await;
+        return compare(store, &key, path).await;
     }
-    let stored = if compressed(&file) { compress(plain.clone()).await? } else { plain.clone() };
-    match store.put_new(&key, stored).await {
+    let packed = flow::pack(path, size, compressed(&file)).await?;
+    match store.put_pieces_new(&key, packed.pieces.clone()).await {
         Ok(()) => Ok(Pushed::Stored),
-        Err(error) if error.already_exists() => compare(store, &key, &plain, path).await,
+        Err(error) if error.already_exists() => {
+            drop(packed);
+            compare(store, &key, path).await
+        }
         Err(error) => Err(error.into()),
     }
 }
 
-async fn compare(store: &Store, key: &str, plain: &Bytes, path: &Path) -> Result<Pushed, WalError> {
-    match read(store, key).await {
-        Ok(there) if there == *plain => Ok(Pushed::AlreadyThere),
-        Ok(_) | Err(WalError::Damaged { .. }) => {
+async fn compare(store: &Store, key: &str, path: &Path) -> Result<Pushed, WalError> {
+    let file = path.to_path_buf();
+    match flow::read(store, key, move |stored| flow::same(stored, &file)).await {
+        Ok(true) => Ok(Pushed::AlreadyThere),
+        Ok(false) | Err(WalError::Damaged { .. }) => {
             Err(WalError::DifferentContent { location: store.location(key), path: path.into() })
         }
         Err(error) => Err(error),
@@ -188,17 +194,24 @@ pub async fn fetch(store: &Store, chain: &[Link], name: &str, destination: &Path
     let file: WalFile = name.parse()?;
     for link in chain.iter().filter(|link| link.allows(&file)) {
         let key = link.folder.wal(&file);
-        let plain = match read(store, &key).await {
-            Ok(plain) => plain,
-            Err(WalError::Store(error)) if error.not_found() => continue,
-            Err(error) => return Err(error),
-        };
-        check(&file, &plain, &link.folder.path().system_identifier)
-            .map_err(|why| WalError::Damaged { location: store.location(&key), why })?;
         let mut temporary = destination.as_os_str().to_owned();
         temporary.push(".holdfast");
         let temporary = PathBuf::from(temporary);
-        tokio::fs::write(&temporary, &plain).await.map_err(WalError::file(&temporary))?;
+        let to = temporary.clone();
+        let written = flow::read(store, &key, move |stored| flow::write(stored, &to, HEADER)).await;
+        let checked = written.and_then(|(begins, size)| {
+            check(&file, &begins, size, &link.folder.path().system_identifier)
+                .map_err(|why| WalError::Damaged { location: store.location(&key), why })
+        });
+        match checked {
+            Ok(()) => {}
+            Err(WalError::Store(error)) if error.not_found() => continue,
+            Err(error) => {
+                // Best effort: it has a name that PostgreSQL does not look for.
+                let _ = tokio::fs::remove_file(&temporary).await;
+                return Err(error);
+            }
+        }
         tokio::fs::rename(&temporary, destination).await.map_err(WalError::file(destination))?;
         return Ok(true);
     }
@@ -233,55 +246,18 @@ fn compressed(file: &WalFile) -> bool {
     matches!(file, WalFile::Segment(_) | WalFile::Partial(_))
 }
 
-async fn read(store: &Store, key: &str) -> Result<Bytes, WalError> {
-    let stored = store.get(key).await?;
-    if !key.ends_with(".zst") {
-        return Ok(stored);
-    }
-    let location = store.location(key);
-    blocking(move || {
-        let damaged = |why: String| WalError::Damaged { location: location.clone(), why };
-        let mut plain = Vec::new();
-        let decoder = zstd::Decoder::with_buffer(&stored[..]).map_err(|e| damaged(e.to_string()))?;
-        // One byte more than the largest segment is enough to know that it is none.
-        decoder.take(LARGEST_SEGMENT + 1).read_to_end(&mut plain).map_err(|e| damaged(e.to_string()))?;
-        Ok(Bytes::from(plain))
-    })
-    .await
-}
-
-async fn compress(plain: Bytes) -> Result<Bytes, WalError> {
-    blocking(move || {
-        let path = PathBuf::from("zstd");
-        let mut encoder = zstd::Encoder::new(Vec::new(), LEVEL).map_err(WalError::file(&path))?;
-        // The checksum makes every reader, also a person's zstd, notice a flipped bit.
-        encoder.include_checksum(true).map_err(WalError::file(&path))?;
-        encoder.set_pledged_src_size(Some(plain.len() as u64)).map_err(WalError::file(&path))?;
-        std::io::Write::write_all(&mut encoder, &plain).map_err(WalError::file(&path))?;
-        encoder.finish().map(Bytes::from).map_err(WalError::file(&path))
-    })
-    .await
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, WalError> + Send + 'static,
-) -> Result<T, WalError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(lost) => Err(StoreError::new("UploadFailed", lost.to_string(), false).into()),
-    }
-}
-
-/// Whether the bytes can be the segment that the name says: its size and, as far as there is one, its first page's header
+/// Whether a file that begins like this can be the segment that the name says: its size and, as far as there is one, its first page's header
 /// (`XLogLongPageHeaderData` in `src/include/access/xlog_internal.h`).
-fn check(file: &WalFile, plain: &[u8], system_identifier: &str) -> Result<(), String> {
+fn check(file: &WalFile, begins: &[u8], size: u64, system_identifier: &str) -> Result<(), String> {
     let (WalFile::Segment(name) | WalFile::Partial(name)) = file else { return Ok(()) };
-    let size = plain.len() as u64;
     if !size.is_power_of_two() || !(SMALLEST_SEGMENT..=LARGEST_SEGMENT).contains(&size) {
         return Err(format!("{size} bytes is no size of a segment"));
     }
+    if begins.len() < HEADER {
+        return Err(format!("{} bytes of its header are there", begins.len()));
+    }
     let number = |at: usize, length: usize| {
-        plain[at..at + length].iter().rev().fold(0_u64, |all, byte| (all << 8) | u64::from(*byte))
+        begins[at..at + length].iter().rev().fold(0_u64, |all, byte| (all << 8) | u64::from(*byte))
     };
     const LONG_HEADER: u64 = 2;
     if number(0, 2) == 0 || number(2, 2) & LONG_HEADER == 0 {

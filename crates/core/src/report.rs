@@ -67,6 +67,9 @@ pub struct InstanceReport {
     pub config_hash: String,
     /// A changed parameter takes effect only after a restart.
     pub pending_restart: bool,
+    /// Its pages, while the server answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pages: Option<PagesReport>,
     /// The archive, when there is one.
     pub archive: Option<ArchiveReport>,
     /// The volume, once it was measured.
@@ -133,6 +136,16 @@ pub struct VolumeReport {
     pub wal_bytes: i64,
     /// What that means.
     pub stage: VolumeStage,
+}
+
+/// What an instance knows of damage in its pages.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PagesReport {
+    /// Each page is written with a checksum.
+    pub checksums: bool,
+    /// Pages that were read and whose checksum was wrong, since the server's statistics began.
+    pub failures: i64,
 }
 
 /// How an instance's archiving goes.

@@ -1,6 +1,7 @@
 //! What is so: conditions and the rest of the status, and what is worth an event. Pure: observed and planned in, status out.
 
 pub mod commits;
+pub mod consistent;
 pub mod news;
 pub mod space;
 
@@ -312,11 +313,15 @@ impl View<'_> {
             return verdict(false, "NoPrimary", "no instance is primary");
         };
         let wanted = self.facts.replicas;
+        let pages = match consistent::pages(&self.observed.instances) {
+            Ok(words) => words,
+            Err((reason, message)) => return verdict(false, reason, message),
+        };
         if wanted <= 1 {
             return verdict(
                 true,
                 "SingleInstance",
-                "one instance, as spec.instances wants; there is no other copy",
+                format!("one instance, as spec.instances wants; there is no other copy; {pages}"),
             );
         }
         let (mode, standbys) = match &self.facts.durability {
@@ -371,7 +376,15 @@ impl View<'_> {
                 "commits wait for no standby: a failover can lose the last ones".to_string()
             }
         };
-        verdict(true, "InSync", message)
+        let figures = format!(
+            "{} of {wanted} instances are ready, on timeline {} and within {} s of the primary; synchronous standbys: {synchronous}, \
+             promised: {}; {pages}; {message}",
+            self.ready,
+            report.timeline,
+            self.observed.database.spec.postgresql.max_replica_lag_seconds,
+            if mode == DurabilityMode::Asynchronous { 0 } else { standbys },
+        );
+        verdict(true, "InSync", figures)
     }
 
     fn archiving(&self) -> Verdict {

@@ -53,7 +53,11 @@ pub fn record(entry: &Entry) -> Record {
         synchronous: names(entry.set),
         confirmations: entry.confirmations.into(),
         members: (0..entry.members).map(pod).collect(),
-        hand_over: entry.hand_over.map(|(to, past)| HandOver { to: pod(to), lsn: Lsn(past.into()) }),
+        hand_over: entry.hand_over.map(|(to, past)| HandOver {
+            to: pod(to),
+            lsn: Lsn(past.into()),
+            ..HandOver::default()
+        }),
         switchover: None,
     }
 }

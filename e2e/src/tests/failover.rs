@@ -8,8 +8,9 @@ use crate::{
     writer::Writer,
 };
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::DeleteParams;
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use kube::api::{DeleteParams, PostParams};
+use serde_json::json;
 
 /// How long writes may be away on a small, busy machine: a TTL, the promotion, and the clients' own time to notice.
 const AWAY: u64 = 30;
@@ -109,4 +110,49 @@ async fn rejoined(db: &Db, pod: &str, old_uid: &str) -> Result<()> {
     })
     .await?;
     db.ready().await.map(|_| ())
+}
+
+/// The primary is lost in the middle of a large write, and does not come back: what the others received ends inside a record.
+pub async fn failover_inside_a_record(scene: Scene) -> Result<()> {
+    let (cluster, ns) = (&scene.cluster, scene.namespace.as_str());
+    let (db, writer) = begin(&scene, "quarry").await?;
+    let old = db.primary().await?;
+    let uid = db.pod_uids().await?.remove(&old).context("the primary has no uid")?;
+    // Records of twice a segment's size: what is flushed, and so sent, ends inside one nearly all the time.
+    let large = "do $$ begin for n in 1 .. 14 loop \
+                 perform pg_logical_emit_message(false, 'quarry', repeat(md5(n::text), 1048576)); end loop; end $$";
+    let sent = "select pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint >> 20";
+    let watch = db.superuser_on(&old).await?;
+    let before: u64 = watch.value(sent).await?.parse()?;
+    let load = db.superuser_on(&old).await?;
+    let load = tokio::spawn(async move { load.run(large).await });
+    wait_for("the large write to be under way", seconds(30), || async {
+        let now: u64 = watch.value(sent).await?.parse()?;
+        Ok(if now > before + 40 { Seen::Yes(()) } else { Seen::NotYet(format!("{before} became {now} MiB")) })
+    })
+    .await?;
+    // Nothing may come in place of the pod: else it would be back, with everything, before another needs to take over.
+    let quota = json!({"metadata": {"name": "nothing-new"}, "spec": {"hard": {"pods": "1"}}});
+    let quotas = cluster.api::<ResourceQuota>(ns);
+    quotas.create(&PostParams::default(), &serde_json::from_value(quota)?).await?;
+    // And its server may not end in good order.
+    let frozen = ["exec", "-n", ns, &old, "-c", "postgres", "--", "sh", "-c", "kill -STOP -1"];
+    cluster.kubectl(&frozen).await?;
+    ensure!(!load.is_finished(), "the write ended before its server did: nothing was tested");
+    cluster.api::<Pod>(ns).delete(&old, &DeleteParams::default().grace_period(0)).await?;
+    let ends = "select pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()";
+    for pod in db.pods().await?.into_keys().filter(|pod| *pod != old) {
+        println!(
+            "        {pod} received more than it replayed: {}",
+            db.superuser_on(&pod).await?.value(ends).await?
+        );
+    }
+    let new = db.primary_other_than(&old, seconds(60)).await?;
+    writer.acknowledged(40, seconds(60)).await?;
+    load.abort();
+    let counted = db.metric(&new, "holdfast_failover_duration_seconds_count").await?;
+    ensure!(counted == Some(1.0), "{new} counts {counted:?} failovers");
+    quotas.delete("nothing-new", &DeleteParams::default()).await?;
+    rejoined(&db, &old, &uid).await?;
+    end(&db, writer, "the primary lost within a large write").await
 }

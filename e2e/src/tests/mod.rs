@@ -28,6 +28,7 @@ pub fn all() -> Vec<Test> {
         test!(420, restore::restore_in_place_pitr),
         test!(420, restore::restore_new_database),
         test!(300, failover::failover_force_delete),
+        test!(300, failover::failover_inside_a_record),
         test!(300, schedule::retention),
         test!(300, full_disk::full_disk),
         test!(300, growth::volume_growth),

@@ -125,9 +125,22 @@ pub async fn one_instance(scene: Scene) -> Result<()> {
     let not_scram = "select count(*) from pg_authid where rolpassword is not null and rolpassword not like 'SCRAM-SHA-256$%'";
     ensure!(db.superuser().await?.value(not_scram).await? == "0", "a password is not kept as SCRAM");
 
-    let metrics =
-        cluster.get_text(&format!("/api/v1/namespaces/{ns}/pods/ledger-0:9187/proxy/metrics")).await?;
-    ensure!(metrics.contains("holdfast_"), "the agent's /metrics has no holdfast_ series:\n{metrics}");
+    for (series, least) in [
+        ("holdfast_instance_ready", 1.0),
+        ("holdfast_postgresql_up", 1.0),
+        ("holdfast_postgresql_max_connections", 10.0),
+        ("holdfast_postgresql_connections{state=\"idle in transaction\"}", 0.0),
+        ("holdfast_postgresql_transactions_total{database=\"postgres\",outcome=\"committed\"}", 1.0),
+        ("holdfast_postgresql_checksum_failures_total{database=\"postgres\"}", 0.0),
+        ("holdfast_postgresql_database_size_bytes{database=\"postgres\"}", 1e6),
+        ("holdfast_postgresql_checkpoints_total{kind=\"requested\"}", 0.0),
+        ("holdfast_postgresql_wal_bytes_total", 1e6),
+        ("holdfast_instance_archive_lag_seconds", 0.0),
+        ("holdfast_failovers_total{cause=\"expired\"}", 0.0),
+    ] {
+        let value = db.metric("ledger-0", series).await?.with_context(|| format!("no series {series}"))?;
+        ensure!(value >= least, "{series} is {value}");
+    }
     Ok(())
 }
 
@@ -186,6 +199,11 @@ pub async fn three_instances(scene: Scene) -> Result<()> {
         }
     }
     ensure!(replicas.len() == 2, "replicas are {replicas:?}");
+    for replica in &replicas {
+        let series = format!("holdfast_replication_lag_seconds{{standby=\"{replica}\",stage=\"flush\"}}");
+        let lag = db.metric(&primary, &series).await?;
+        ensure!(lag.is_some_and(|lag| lag < 30.0), "{primary} says of {replica}: {lag:?} s behind");
+    }
     let lease = cluster.api::<Lease>(ns).get("catalog-primary").await?;
     let holder = lease.spec.and_then(|s| s.holder_identity).unwrap_or_default();
     ensure!(!holder.is_empty(), "the Lease has no holder");

@@ -60,6 +60,15 @@ pub async fn switchover(scene: Scene) -> Result<()> {
     ensure!(db.primary().await? == third, "a switchover that was refused changed the primary");
     ensure!(db.pod_uids().await? == pods, "a pod was made anew for a switchover");
 
+    for pod in [&to, &third] {
+        let switched = db.metric(pod, "holdfast_failovers_total{cause=\"switchover\"}").await?;
+        ensure!(switched == Some(1.0), "{pod} counts {switched:?} switchovers");
+        let away = db.metric(pod, "holdfast_failover_duration_seconds_sum").await?.unwrap_or_default();
+        ensure!(away > 0.0 && away <= AWAY as f64, "{pod} says that its switchover took {away} s");
+        let closed = db.metric(pod, "holdfast_write_unavailability_seconds").await?.unwrap_or_default();
+        ensure!(closed >= away, "{pod}: a switchover of {away} s, and writes away for {closed} s");
+    }
+
     let written = writer.stop().await?;
     written.none_missing(&db).await?;
     let rows = db.count("acknowledged").await?;

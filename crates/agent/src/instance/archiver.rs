@@ -99,6 +99,26 @@ async fn command(request: Request) -> i32 {
     }
 }
 
+/// Files that PostgreSQL wants archived, in no order, each with the file that says so.
+fn waiting(volume: &Path) -> Vec<(String, PathBuf)> {
+    let wal = data_directory(volume).join("pg_wal");
+    let Ok(entries) = std::fs::read_dir(wal.join("archive_status")) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|e| Some((e.file_name().to_str()?.strip_suffix(".ready")?.to_string(), e.path())))
+        .filter(|(name, _)| {
+            !name.ends_with(".history") || wal.join(name).metadata().is_ok_and(|m| m.len() > 0)
+        })
+        .collect()
+}
+
+/// For how long the oldest of them has been waiting; `None`: none does.
+pub fn oldest_waiting(volume: &Path) -> Option<Duration> {
+    let since = |(_, path): (String, PathBuf)| path.metadata().ok()?.modified().ok();
+    let oldest = waiting(volume).into_iter().filter_map(since).min()?;
+    Some(oldest.elapsed().unwrap_or_default())
+}
+
 /// The archiver of an instance.
 pub struct Archiver {
     volume: PathBuf,
@@ -157,16 +177,7 @@ impl Archiver {
 
     /// Files that PostgreSQL wants archived, oldest first, timelines' histories before everything.
     fn ready(&self) -> Vec<String> {
-        let wal = data_directory(&self.volume).join("pg_wal");
-        let folder = wal.join("archive_status");
-        let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-        let mut names: Vec<String> = entries
-            .flatten()
-            .filter_map(|e| e.file_name().to_str()?.strip_suffix(".ready").map(String::from))
-            .filter(|name| {
-                !name.ends_with(".history") || wal.join(name).metadata().is_ok_and(|m| m.len() > 0)
-            })
-            .collect();
+        let mut names: Vec<String> = waiting(&self.volume).into_iter().map(|(name, _)| name).collect();
         names.sort_by_key(|n| (!n.ends_with(".history"), n.clone()));
         names
     }

@@ -1,6 +1,7 @@
 //! What a member does while another leads: clone, rewind, stream.
 
 use super::{
+    fork::Fit,
     member::{Member, upstream},
     postgres::Running,
     sql::Look,
@@ -38,10 +39,11 @@ impl Member {
             Server::Down => {
                 // One that dies at each start will not get better by itself.
                 let hopeless = self.memory.starts >= DEATHS;
-                if (self.postgres.is_standby_data() && !hopeless)
-                    || !self.rewind(config, &host, holder, &expected).await?
-                {
-                    self.start(config, &host, None, true).await?;
+                if self.postgres.is_standby_data() && !hopeless {
+                    let upstream = self.upstream_at_start(view, &host).await?;
+                    self.start(config, &upstream, None, true).await?;
+                } else {
+                    self.rewind_and_start(config, view, &host, holder, &expected).await?;
                 }
                 self.tell(config, None, &format!("starting to follow {holder}"), "").await
             }
@@ -53,9 +55,30 @@ impl Member {
                 self.tell(config, None, &format!("starting to follow {holder}"), "").await
             }
             Server::Standby { streaming, .. } => {
-                self.configure(config, &host, None)?;
                 let Some(look) = look else { return Ok(()) };
                 self.archiver.know(&look.system_identifier, false);
+                match self.fits(view, &look, &host).await {
+                    Fit::Yes => self.configure(config, &host, None)?,
+                    Fit::Unknown(doing) => {
+                        // Nor from the old one: what still comes from there would part it.
+                        self.configure(config, "", None)?;
+                        return self
+                            .tell(config, Some(&look), &format!("{doing} before it follows {holder}"), "")
+                            .await;
+                    }
+                    Fit::Parted(why) if self.disk_full(Some(&look)).is_some() => {
+                        self.configure(config, "", None)?;
+                        return self
+                            .tell(config, Some(&look), &format!("no room for a rewind: {why}"), "")
+                            .await;
+                    }
+                    Fit::Parted(why) => {
+                        tracing::warn!(holder, why, "the data has parted: it is rewound at once");
+                        self.session = None;
+                        self.postgres.stop(Duration::from_secs(30)).await;
+                        return self.rewind_and_start(config, view, &host, holder, &expected).await;
+                    }
+                }
                 if streaming {
                     self.memory.cut_off = None;
                     self.postgres.remove_aside()?;
@@ -72,16 +95,29 @@ impl Member {
                     self.memory.cut_off = None;
                     self.session = None;
                     self.postgres.stop(Duration::from_secs(30)).await;
-                    if !self.rewind(config, &host, holder, &expected).await? {
-                        self.start(config, &host, None, true).await?;
-                    }
-                    return Ok(());
+                    return self.rewind_and_start(config, view, &host, holder, &expected).await;
                 }
                 self.tell(config, Some(&look), &format!("connecting to {holder}"), "").await
             }
             // Never reached: the decision fences instead.
             Server::Primary { .. } => Ok(()),
         }
+    }
+
+    /// Makes the data the holder's again, and starts it.
+    async fn rewind_and_start(
+        &mut self,
+        config: &AgentConfig,
+        view: &View,
+        host: &str,
+        holder: &str,
+        expected: &str,
+    ) -> anyhow::Result<()> {
+        if !self.rewind(config, host, holder, expected).await? {
+            self.may_follow(view);
+            self.start(config, host, None, true).await?;
+        }
+        Ok(())
     }
 
     async fn leader_answers(&self, host: &str) -> bool {

@@ -32,6 +32,7 @@ impl Member {
         let record = self.keeper.held().context("the Lease was lost")?;
         let Some(look) = look else {
             if self.postgres.running() == super::postgres::Running::No {
+                self.server_ended();
                 // A standby's data starts as a standby and is promoted, so that its timeline changes by the rules.
                 let standby = self.postgres.is_standby_data();
                 self.start(config, "", Some(&record), standby).await?;
@@ -44,6 +45,7 @@ impl Member {
         if self.memory.led != Some(record.term) {
             return self.begin(config, record, look).await;
         }
+        self.accepts_writes();
         self.archiver.know(&look.system_identifier, true);
         // First: the rest of a turn may take seconds, and a volume may fill within them.
         let obeys = self.memory.obeys.clone().unwrap_or_else(|| Synchronous::of(&record));
@@ -124,6 +126,7 @@ impl Member {
         self.point(config, &actual).await?;
         self.memory.led = Some(record.term);
         self.memory.lead_since = Some(Instant::now());
+        self.accepts_writes();
         // pg_rewind reads the timeline from the source's control file, which only a checkpoint brings up to date.
         tokio::spawn(async {
             if let Ok(session) = crate::sql::local("postgres").await

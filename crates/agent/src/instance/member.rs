@@ -6,12 +6,14 @@ use super::{
     disk::Disk,
     fence,
     files::Files,
+    fork::Compared,
     guard::Guard,
     lease::Keeper,
     peers::Asked,
     postgres::{Postgres, Running},
     shared::Shared,
-    sql::{Look, look},
+    sql::{Look, Settled, look},
+    takeover::{Closed, Counters},
     vote::{Agreed, Promised, version_of},
     watches::SeenLease,
 };
@@ -23,7 +25,7 @@ use crate::{
 use anyhow::Context;
 use holdfast_core::{
     names,
-    report::{InstanceReport, Role, VolumeStage},
+    report::{InstanceReport, PagesReport, Role, VolumeStage},
     wire::AgentConfig,
 };
 use holdfast_postgresql::{
@@ -75,6 +77,8 @@ pub struct Member {
     pub archiver: std::sync::Arc<Archiver>,
     /// What others see.
     pub shared: Shared,
+    /// What changes of primary cost.
+    pub counters: Counters,
     /// The volume.
     pub volume: PathBuf,
     /// Session with the local server.
@@ -136,6 +140,12 @@ pub struct Memory {
     pub hurry: bool,
     /// What a full volume means.
     pub guard: Guard,
+    /// Whether a standby whose WAL ends inside a record has replayed what it can.
+    pub settled: Settled,
+    /// The primary that this standby's WAL was compared with.
+    pub compared: Compared,
+    /// Since when nothing can be written, and why.
+    pub closed: Closed,
 }
 
 impl Member {
@@ -211,7 +221,8 @@ impl Member {
             self.session = sql::local("postgres").await.ok();
         }
         match look(self.session.as_ref()?).await {
-            Ok(look) => {
+            Ok(mut look) => {
+                look.replayed = self.memory.settled.all_replayed(&look, Instant::now());
                 self.memory.starting = None;
                 self.memory.looks = self.memory.looks.saturating_add(1);
                 self.memory.starts = 0;
@@ -454,6 +465,7 @@ impl Member {
                 tracing::info!(term = record.term, timeline = record.timeline, "taking the Lease");
                 let previous = self.memory.decided_on.clone();
                 self.keeper.healthy_for(START_LIMIT);
+                self.takes_over(view.lease.as_ref(), view.holder_terminated);
                 self.keeper.take(config, record, previous).await.context("the Lease was not to be had")?;
                 self.memory.hurry = true;
                 Ok(())
@@ -467,7 +479,10 @@ impl Member {
                 self.adopt_lease(config, view).await?;
                 self.lead(config, look).await
             }
-            Action::Follow(holder) => self.follow(config, view, look, &holder).await,
+            Action::Follow(holder) => {
+                self.gives_way();
+                self.follow(config, view, look, &holder).await
+            }
             Action::StandAlone => {
                 self.start(config, "", None, true).await?;
                 self.tell(config, None, "replaying its own WAL", "").await
@@ -559,6 +574,10 @@ impl Member {
             report.lsn = look.flushed.to_string();
             report.lag_bytes = look.lag_bytes;
             report.pending_restart = look.pending_restart;
+            report.pages = Some(PagesReport {
+                checksums: look.checksum_failures.is_some(),
+                failures: look.checksum_failures.unwrap_or_default(),
+            });
             report.role = if look.recovering { Role::Replica } else { Role::Primary };
             let lag_limit = f64::from(config.max_replica_lag_seconds);
             report.ready = doing.is_empty()
@@ -593,10 +612,10 @@ impl Member {
         }
         let (alive, clean) = self.shut_down(STOP_LIMIT).await;
         let hand_over = match successor.filter(|_| clean) {
-            Some(to) => self.handed_over(to).await,
+            Some(to) => self.handed_over(to, false).await,
             None => None,
         };
-        if let Some(HandOver { to, lsn }) = &hand_over {
+        if let Some(HandOver { to, lsn, .. }) = &hand_over {
             tracing::info!(%to, %lsn, "handing over");
         }
         if led && let Err(error) = self.keeper.release(hand_over).await {

@@ -3,7 +3,8 @@
 //! [`run`] starts the parts and then loops: observe, decide (`holdfast_postgresql::failover::decide`), act. The parts:
 //! `lease` keeps or loses the Lease and fences, `postgres` is the server as a process, `archiver` moves WAL,
 //! `disk` measures the volume and holds room back, `guard` keeps a full one from ending the server,
-//! `peers` answers other agents, `vote` says what and keeps promises, `switchover` ends a primary in good order, `endpoints` points the Service, `report` and `http` tell others.
+//! `peers` answers other agents, `vote` says what and keeps promises, `switchover` ends a primary in good order, `endpoints` points the Service, `report` and `http` tell others, with
+//! `metrics`, `statistics` and `takeover`.
 
 pub mod archiver;
 mod clock;
@@ -12,18 +13,22 @@ mod endpoints;
 mod fence;
 pub mod files;
 mod follow;
+mod fork;
 mod guard;
 mod http;
 mod lead;
 mod lease;
 mod member;
+mod metrics;
 mod peers;
 mod postgres;
 mod report;
 mod roles;
 mod shared;
 mod sql;
+mod statistics;
 mod switchover;
+mod takeover;
 mod vote;
 mod watches;
 
@@ -38,6 +43,7 @@ use shared::Shared;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -112,7 +118,9 @@ pub async fn run() -> anyhow::Result<()> {
     let config = mounted_configuration()?;
     let shared = Shared::default();
     shared.beat();
-    let probes = tokio::spawn(http::serve(shared.clone()));
+    let metrics = Arc::new(metrics::Metrics::new(&volume)?);
+    let counters = metrics.counters.clone();
+    let probes = tokio::spawn(http::serve(shared.clone(), metrics));
     let _lock = tokio::select! {
         lock = lock_volume(&volume) => lock?,
         _ = terminate.recv() => return Ok(()),
@@ -163,6 +171,7 @@ pub async fn run() -> anyhow::Result<()> {
         disk,
         archiver,
         shared,
+        counters,
         volume,
         session: None,
         memory: member::Memory { promised, ..member::Memory::default() },

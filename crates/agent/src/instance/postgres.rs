@@ -3,7 +3,7 @@
 use super::{files::Files, guard::NoSpace};
 use crate::state::{State, data_directory, sync_folder};
 use anyhow::{Context, bail};
-use holdfast_core::wire::AgentConfig;
+use holdfast_core::{names, wire, wire::AgentConfig};
 use holdfast_postgresql::{Lsn, settings, wal::WalFile};
 use nix::{
     sys::signal::{Signal, kill},
@@ -86,6 +86,7 @@ impl Postgres {
     fn spawn(&self, command: &mut Command) -> anyhow::Result<Child> {
         // The lock is held across the spawn: the reaper must not meet a child that is not in the list yet.
         let mut all = self.children.lock().map_err(|_| anyhow::anyhow!("list of children poisoned"))?;
+        crate::memory::leave_out(command.as_std_mut());
         let child =
             command.spawn().with_context(|| format!("starting {:?}", command.as_std().get_program()))?;
         if let Some(pid) = child.id() {
@@ -169,8 +170,10 @@ impl Postgres {
         if !fs::read(&auto).is_ok_and(|found| found == empty.as_bytes()) {
             fs::write(&auto, empty)?;
         }
-        // Left by a killed container: the process ids in it belong to a PID namespace that is gone.
+        // Left by a killed container: the process ids in them belong to a PID namespace that is gone, and in this one they may be those
+        // of the agent's own threads. The server would not start as long as these live.
         remove_file(&data.join("postmaster.pid"))?;
+        remove_file(&Path::new(wire::RUN_FOLDER).join(format!(".s.PGSQL.{}.lock", names::PORT_POSTGRESQL)))?;
         let child = self.spawn(
             Command::new("postgres")
                 .arg("-D")
@@ -379,6 +382,18 @@ pub async fn system_identifier(data: &Path) -> anyhow::Result<String> {
     Ok(line.context("pg_controldata names no system identifier")?.trim().to_string())
 }
 
+/// The timeline of the newest that the control file knows of a standby's data: it may be on a later one.
+pub async fn timeline(data: &Path) -> anyhow::Result<u32> {
+    Ok(newest_timeline(&control_data(data).await?))
+}
+
+fn newest_timeline(control_data: &str) -> u32 {
+    let value = |label: &str| -> u32 {
+        control_data.lines().find_map(|l| l.strip_prefix(label)?.trim().parse().ok()).unwrap_or(0)
+    };
+    value("Latest checkpoint's TimeLineID:").max(value("Min recovery ending loc's timeline:"))
+}
+
 /// Where the record of the shutdown checkpoint begins, the last one in the WAL.
 ///
 /// Errors: the data was not shut down in good order.
@@ -458,6 +473,13 @@ mod tests {
         assert!(!wal.join("00000002.history").exists() && !wal.join("00000005.history").exists());
         postgres.forget_allotted().unwrap();
         assert!(wal.join("00000003.history").exists() && !wal.join("00000004.history").exists());
+    }
+
+    #[test]
+    fn the_control_file_tells_the_timeline_as_far_as_it_knows() {
+        let text = "Latest checkpoint's TimeLineID:       3\nMin recovery ending loc's timeline:   4\n";
+        assert_eq!(newest_timeline(text), 4);
+        assert_eq!(newest_timeline("Latest checkpoint's TimeLineID:       3\n"), 3);
     }
 
     #[test]

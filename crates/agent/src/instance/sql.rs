@@ -2,6 +2,8 @@
 
 use crate::sql::Session;
 use holdfast_postgresql::{Lsn, failover::Server};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// What one look at the local server shows.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +16,12 @@ pub struct Look {
     pub flushed: Lsn,
     /// Everything on its disk is replayed: the startup process waits for more. Before that the end is not known.
     pub replayed: bool,
+    /// End of the last record replayed, and of what was received.
+    pub ends: (Lsn, Lsn),
+    /// The startup process has found nothing anywhere, and waits so long before it looks again; zero: it does something else.
+    pub waits: Duration,
+    /// Pages with a wrong checksum that the server met; `None`: it writes no checksums.
+    pub checksum_failures: Option<i64>,
     /// The WAL receiver streams.
     pub streaming: bool,
     /// Bytes received but not yet known to be everything: distance to the upstream's last word.
@@ -45,6 +53,34 @@ impl Look {
     }
 }
 
+/// Beyond one wait of the startup process: then it has looked everywhere once more in between.
+const LOOKED_AGAIN: Duration = Duration::from_millis(250);
+
+/// A standby whose primary was lost in the middle of a record can never replay the last of what it received. That it tried shows in
+/// two waits of the startup process for more, with a look at everything on its disk between them, that found nothing.
+#[derive(Default)]
+pub struct Settled {
+    since: Option<((Lsn, Lsn), Instant)>,
+    settled: bool,
+}
+
+impl Settled {
+    /// Whether everything that can be replayed is.
+    pub fn all_replayed(&mut self, look: &Look, now: Instant) -> bool {
+        match self.since {
+            Some((ends, since)) if ends == look.ends => {
+                let waited = look.waits > Duration::ZERO;
+                self.settled |= waited && now.duration_since(since) > look.waits + LOOKED_AGAIN;
+            }
+            _ => {
+                self.settled = false;
+                self.since = (look.waits > Duration::ZERO).then_some((look.ends, now));
+            }
+        }
+        look.replayed || self.settled
+    }
+}
+
 /// The timeline of a standby is nowhere to be read: the control file knows it only from the next restartpoint on, and the WAL
 /// receiver only while it lives. The newest timeline that has the segment with the last byte received is it.
 const LOOK: &str = "select pg_is_in_recovery(),
@@ -70,7 +106,12 @@ const LOOK: &str = "select pg_is_in_recovery(),
  current_setting('server_version'),
  (select system_identifier from pg_control_system()),
  (select count(*) > 0 from pg_settings where pending_restart),
- (select string_agg(application_name, ',' order by application_name) from pg_stat_replication where state = 'streaming' and application_name !~ 'basebackup')";
+ (select string_agg(application_name, ',' order by application_name) from pg_stat_replication where state = 'streaming' and application_name !~ 'basebackup'),
+ coalesce(pg_last_wal_replay_lsn(), '0/0'), coalesce(pg_last_wal_receive_lsn(), '0/0'),
+ case when exists (select from pg_stat_activity where backend_type = 'startup' and wait_event = 'RecoveryRetrieveRetryInterval')
+   then extract(epoch from current_setting('wal_retrieve_retry_interval')::interval) else 0 end,
+ case when current_setting('data_checksums') = 'on'
+   then (select coalesce(sum(checksum_failures), 0) from pg_stat_database) end";
 
 /// Looks at the local server.
 pub async fn look(session: &Session) -> anyhow::Result<Look> {
@@ -89,6 +130,50 @@ pub async fn look(session: &Session) -> anyhow::Result<Look> {
         version: version.split_whitespace().next().unwrap_or_default().to_string(),
         system_identifier: text(8),
         pending_restart: yes(9),
+        ends: (text(11).parse().unwrap_or_default(), text(12).parse().unwrap_or_default()),
+        waits: Duration::from_secs_f64(text(13).parse::<f64>().unwrap_or(0.0).clamp(0.0, 3600.0)),
+        checksum_failures: text(14).parse().ok(),
         streams_to: text(10).split(',').filter(|s| !s.is_empty()).map(String::from).collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(replayed: u64, received: u64, waits: bool) -> Look {
+        let waits = Duration::from_millis(if waits { 500 } else { 0 });
+        Look { recovering: true, ends: (Lsn(replayed), Lsn(received)), waits, ..Look::default() }
+    }
+
+    #[test]
+    fn wal_that_ends_inside_a_record_is_replayed_once_the_server_looked_everywhere_again() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut settled = Settled::default();
+        assert!(!settled.all_replayed(&look(90, 100, true), at(0)));
+        assert!(!settled.all_replayed(&look(90, 100, true), at(400)), "the same wait");
+        assert!(!settled.all_replayed(&look(90, 100, false), at(900)), "it looks just now");
+        assert!(settled.all_replayed(&look(90, 100, true), at(950)));
+        assert!(settled.all_replayed(&look(90, 100, false), at(960)), "nothing has come since");
+        assert!(!settled.all_replayed(&look(90, 120, true), at(1000)), "more has come");
+        assert!(!settled.all_replayed(&look(110, 120, true), at(1900)), "it got further");
+        assert!(settled.all_replayed(&look(110, 120, true), at(2700)));
+    }
+
+    #[test]
+    fn a_server_that_replays_or_streams_is_never_settled() {
+        let start = Instant::now();
+        let mut settled = Settled::default();
+        for second in 0..100 {
+            let now = start + Duration::from_secs(second);
+            assert!(!settled.all_replayed(&look(second, 1000, false), now));
+            assert!(
+                !settled.all_replayed(&look(50, 1000, false), now),
+                "it waits for the upstream, not for its own next try"
+            );
+        }
+        let all = Look { replayed: true, ..look(1000, 1000, false) };
+        assert!(settled.all_replayed(&all, start));
+    }
 }

@@ -1,6 +1,6 @@
 //! The planned end of a primary: nothing is written any more, every standby that streams has all of it, and one of them is named.
 
-use super::{endpoints, fence, member::Member, postgres::shut_down_at, sql::Look};
+use super::{clock, endpoints, fence, member::Member, postgres::shut_down_at, sql::Look};
 use anyhow::Context;
 use holdfast_core::wire::AgentConfig;
 use holdfast_postgresql::failover::{HandOver, Record, Switchover, successor};
@@ -20,6 +20,7 @@ impl Member {
     /// Stops the server, and kills what is left of it, while the Lease is kept. Returns what keeps it, to be aborted, and whether
     /// the server ended in good order.
     pub(super) async fn shut_down(&mut self, limit: Duration) -> (JoinHandle<()>, bool) {
+        self.memory.closed.since = Some(clock::now());
         self.session = None;
         let (keeper, shared) = (self.keeper.clone(), self.shared.clone());
         let alive = tokio::spawn(async move {
@@ -35,9 +36,14 @@ impl Member {
     }
 
     /// What a successor must have. `None`, and then others ask each other: the data says that it was not shut down.
-    pub(super) async fn handed_over(&self, to: String) -> Option<HandOver> {
+    pub(super) async fn handed_over(&self, to: String, asked: bool) -> Option<HandOver> {
         match shut_down_at(&self.postgres.data()).await {
-            Ok(lsn) => Some(HandOver { to, lsn }),
+            Ok(lsn) => {
+                let closed =
+                    self.memory.closed.since.map_or(Duration::ZERO, |at| clock::now().saturating_sub(at));
+                let closed_millis = u64::try_from(closed.as_millis()).unwrap_or(u64::MAX);
+                Some(HandOver { to, lsn, asked, closed_millis })
+            }
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "no hand-over");
                 None
@@ -119,7 +125,7 @@ impl Member {
         self.postgres.collect().await;
         self.memory.led = None;
         self.memory.hurry = true;
-        let handed = if clean { self.handed_over(to).await } else { None };
+        let handed = if clean { self.handed_over(to, true).await } else { None };
         let result = match handed {
             Some(hand_over) => {
                 tracing::info!(to = hand_over.to, lsn = %hand_over.lsn, "switchover: handing over");

@@ -27,8 +27,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// How long the server may take to let go of its upstream.
-const DETACH_LIMIT: Duration = Duration::from_millis(1200);
+/// How long the server may take to let go of its upstream, and to see that its WAL ends inside a record. The candidate waits longer.
+const DETACH_LIMIT: Duration = Duration::from_millis(2000);
 /// Looks in a row that show no receiver.
 const QUIET: u32 = 3;
 /// How long the API server may take to say what the Lease is.

@@ -6,7 +6,10 @@ use futures::StreamExt;
 use holdfast_core::{names, wire::AgentConfig};
 use holdfast_postgresql::failover::Record;
 use holdfast_runtime::operator::expired;
-use k8s_openapi::api::{coordination::v1::Lease, core::v1::ConfigMap};
+use k8s_openapi::{
+    api::{coordination::v1::Lease, core::v1::ConfigMap},
+    jiff::Timestamp,
+};
 use kube::{
     Api,
     runtime::{WatchStreamExt, watcher},
@@ -27,6 +30,8 @@ pub struct SeenLease {
     pub unreadable: Option<String>,
     /// When it last changed, by this machine's clock.
     pub changed: Duration,
+    /// When its last holder was last known to be good, by this machine's clock: only for those who count.
+    pub alive: Duration,
 }
 
 impl SeenLease {
@@ -36,7 +41,23 @@ impl SeenLease {
             Some(Ok(record)) => (Some(record), None),
             Some(Err(error)) => (None, Some(format!("{error:#}"))),
         };
-        Self { known: true, lease, record, unreadable, changed: clock::now() }
+        let changed = clock::now();
+        Self { known: true, lease, record, unreadable, changed, alive: changed }
+    }
+
+    /// What was seen before knows how long ago the holder was well; a member that has just begun has only the holder's own word.
+    fn after(self, old: &Self, now: Timestamp) -> Self {
+        let held = self.record.as_ref().is_some_and(|r| r.holder.is_some());
+        let alive = match (old.known, held) {
+            (true, true) => self.changed,
+            (true, false) => old.alive,
+            (false, _) => {
+                let renewed = self.lease.as_ref().and_then(|l| l.spec.as_ref()?.renew_time.as_ref());
+                let ago = renewed.and_then(|at| Duration::try_from(now.duration_since(at.0)).ok());
+                self.changed.saturating_sub(ago.unwrap_or_default())
+            }
+        };
+        Self { alive, ..self }
     }
 
     fn version(&self) -> Option<(&str, &str)> {
@@ -117,7 +138,7 @@ pub async fn run(
                 leases.send_if_modified(|old| {
                     let changed = !old.known || old.version() != new.version();
                     if changed {
-                        *old = new;
+                        *old = new.after(old, Timestamp::now());
                     }
                     changed
                 });
@@ -126,4 +147,42 @@ pub async fn run(
         },
     );
     tokio::join!(maps, leases);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_postgresql::failover::Holder;
+    use k8s_openapi::{api::coordination::v1::LeaseSpec, apimachinery::pkg::apis::meta::v1::MicroTime};
+
+    fn seen(changed: u64, held: bool, renewed: Timestamp) -> SeenLease {
+        let spec = LeaseSpec { renew_time: Some(MicroTime(renewed)), ..LeaseSpec::default() };
+        let holder = held.then(|| Holder { pod: "reef-0".into(), uid: "u".into(), nonce: "n".into() });
+        let record = serde_json::json!({"holder": holder, "last_holder": "reef-0", "term": 1, "timeline": 1, "data_set": "d",
+            "system_identifier": "7", "synchronous": [], "confirmations": 0});
+        SeenLease {
+            known: true,
+            lease: Some(Lease { spec: Some(spec), ..Lease::default() }),
+            record: Some(serde_json::from_value(record).unwrap()),
+            changed: Duration::from_secs(changed),
+            ..SeenLease::default()
+        }
+    }
+
+    #[test]
+    fn a_holder_was_well_when_it_last_renewed_not_when_it_let_go() {
+        let now: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
+        let earlier: Timestamp = "2026-11-22T09:59:50Z".parse().unwrap();
+        let first = seen(100, true, earlier).after(&SeenLease::default(), now);
+        assert_eq!(first.alive, Duration::from_secs(90), "its own word is all there is");
+        let renewed = seen(102, true, now).after(&first, now);
+        assert_eq!(renewed.alive, Duration::from_secs(102));
+        assert_eq!(seen(109, false, now).after(&renewed, now).alive, Duration::from_secs(102));
+        let future = seen(100, true, now).after(&SeenLease::default(), earlier);
+        assert_eq!(
+            future.alive,
+            Duration::from_secs(100),
+            "a clock that is ahead is no reason to count backwards"
+        );
+    }
 }

@@ -157,11 +157,18 @@ impl Store {
     /// `AlreadyExists` ([`StoreError::already_exists`]) if it does. A lost answer to a request that did its work looks the same:
     /// where that matters use [`Self::put_same`].
     pub async fn put_new(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
+        self.put_pieces_new(key, vec![bytes]).await
+    }
+
+    /// As [`Self::put_new`], for content that comes in pieces: they are sent as they are, in one request.
+    ///
+    /// # Errors
+    /// As [`Self::put_new`].
+    pub async fn put_pieces_new(&self, key: &str, pieces: Vec<Bytes>) -> Result<(), StoreError> {
         let path = self.key(key)?;
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        self.bounded("creating", key, self.inner.put_opts(&path, PutPayload::from(bytes), options))
-            .await
-            .map(drop)
+        let payload = PutPayload::from_iter(pieces);
+        self.bounded("creating", key, self.inner.put_opts(&path, payload, options)).await.map(drop)
     }
 
     /// Writes an object only if it does not exist; the very same content counts as done. True: it was not there before.

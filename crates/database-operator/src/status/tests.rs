@@ -65,6 +65,12 @@ fn a_healthy_database() {
     assert_eq!(is(&status, "Ready"), pair("True", "AllInstancesReady"));
     assert_eq!(is(&status, "Available"), pair("True", "PrimaryReady"));
     assert_eq!(is(&status, "Consistent"), pair("True", "InSync"));
+    let figures = conditions::find(&status.conditions, "Consistent").unwrap().message.clone();
+    for figure in
+        ["3 of 3 instances", "timeline 1", "within 30 s", "synchronous standbys: 2, promised: 1", "checksums"]
+    {
+        assert!(figures.contains(figure), "{figure}: {figures}");
+    }
     assert_eq!((is(&status, "Reconciling").0, is(&status, "Stalled").0), ("False".into(), "False".into()));
     assert_eq!(is(&status, "Archiving"), pair("False", "NotConfigured"));
     assert_eq!((status.phase.as_deref(), status.primary.as_deref()), (Some("Ready"), Some("orders-0")));

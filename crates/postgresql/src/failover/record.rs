@@ -82,12 +82,18 @@ pub fn successor(
 }
 
 /// A planned change of primary: the server has shut down with every standby that streamed having all of its WAL.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HandOver {
     /// Pod of the successor. For half a TTL nobody else takes the Lease.
     pub to: String,
     /// Where the shutdown checkpoint's record begins, the last one in the WAL: whoever is past it has everything.
     pub lsn: Lsn,
+    /// A switchover, not the end of a pod. Only for those who count.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asked: bool,
+    /// Milliseconds for which nothing could be written when this was said. Only for those who count.
+    #[serde(default)]
+    pub closed_millis: u64,
 }
 
 /// How long after the last request that renewed the Lease was *sent* its holder has killed everything, unless another one

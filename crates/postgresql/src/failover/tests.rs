@@ -297,7 +297,7 @@ fn of_equals_the_second_does_not_wait_for_ever() {
 
 #[test]
 fn a_hand_over_is_for_the_successor_that_has_everything_and_for_a_while() {
-    let hand_over = Some(HandOver { to: "orders-2".into(), lsn: Lsn(499) });
+    let hand_over = Some(HandOver { to: "orders-2".into(), lsn: Lsn(499), ..HandOver::default() });
     let free = Record { holder: None, hand_over, ..record() };
     let soon = |pod: &str| View { lease: Some(free.clone()), unchanged: Duration::from_secs(1), ..view(pod) };
     let Action::Take(taken) = decide(&soon("orders-2")) else { panic!("{:?}", decide(&soon("orders-2"))) };
