@@ -8,6 +8,8 @@ use crate::{
     writer::{Writer, Written},
 };
 use anyhow::{Context, Result, ensure};
+use holdfast_core::names;
+use k8s_openapi::api::coordination::v1::Lease;
 use std::time::Duration;
 
 /// How long one commit may take while the API server is away: as long as ever, on a small and busy machine.
@@ -17,6 +19,11 @@ async fn cut(scene: &Scene, how: &str, uid: &str, from: &[String]) -> Result<()>
     let mut arguments = vec![how, uid];
     arguments.extend(from.iter().map(String::as_str));
     scene.cluster.script("cut", &arguments).await.map(drop)
+}
+
+async fn lease_version(scene: &Scene, db: &str) -> Result<Option<String>> {
+    let leases = scene.cluster.api::<Lease>(&scene.namespace);
+    Ok(leases.get(&names::lease_primary(db)).await?.metadata.resource_version)
 }
 
 async fn whole(db: &Db, written: &Written) -> Result<()> {
@@ -40,8 +47,14 @@ pub async fn api_server_away(scene: Scene) -> Result<()> {
     for uid in uids.values() {
         cut(&scene, "off", uid, &api).await?;
     }
-    // A row takes 25 ms at least: three TTLs of six seconds and more.
-    writer.acknowledged(800, seconds(90)).await?;
+    // A row takes 25 ms at least: what was under way ends, and then come two TTLs of six seconds and more.
+    writer.acknowledged(100, seconds(30)).await?;
+    let renewed = lease_version(&scene, "harvest").await?;
+    writer.acknowledged(700, seconds(90)).await?;
+    ensure!(
+        lease_version(&scene, "harvest").await? == renewed,
+        "the Lease was renewed: the primary was not cut off"
+    );
     for uid in uids.values() {
         cut(&scene, "on", uid, &api).await?;
     }

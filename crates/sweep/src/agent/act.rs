@@ -238,14 +238,14 @@ impl Instance {
             return false;
         }
         let durability = self.config.durability.clone();
-        let next = next_synchronous(&record, durability.mode, durability.standbys, &wanted, &streaming);
+        let next = next_synchronous(record, durability.mode, durability.standbys, &wanted, &streaming);
         let Some((set, confirmations)) = next else {
-            self.in_force(&record);
+            self.in_force(record);
             return true;
         };
         // Its standbys obey and have everything at once.
         let goal = Synchronous { members: set, confirmations };
-        let (mut record, mut obeyed) = (record.clone(), Synchronous::of(&record));
+        let (mut record, mut obeyed) = (record.clone(), Synchronous::of(record));
         loop {
             match change(&Synchronous::of(&record), &obeyed, &goal, true) {
                 Change::Record(Synchronous { members: synchronous, confirmations }) => {
