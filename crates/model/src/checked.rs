@@ -28,6 +28,8 @@ pub struct Checked {
     pub hand_overs: bool,
     /// Holders stay without the API server.
     pub stays: bool,
+    /// Renewals reach the API server.
+    pub renews: bool,
     /// Confirmations that a changed set asks for at most.
     pub confirmations: u8,
     /// Commits written at most, with one that is there from the beginning.

@@ -31,6 +31,7 @@ fn worlds() -> Vec<(&'static str, Checked)> {
         sets: false,
         hand_overs: false,
         stays: false,
+        renews: true,
         confirmations: 1,
         commits: 2,
         terms: 3,
@@ -66,7 +67,15 @@ fn worlds() -> Vec<(&'static str, Checked)> {
         ),
         (
             "three members that stay without the API server",
-            Checked { mode: Asynchronous, clocks: true, stays: true, commits: 1, terms: 2, ..three },
+            Checked {
+                mode: Asynchronous,
+                clocks: true,
+                stays: true,
+                renews: false,
+                commits: 1,
+                terms: 2,
+                ..three
+            },
         ),
     ]
 }

@@ -107,7 +107,13 @@ pub fn possible(checked: &Checked, world: &World, steps: &mut Vec<Step>) {
             }
         }
         if member.holds.is_some() {
-            steps.extend([Step::Renew(id), Step::Fence(id)]);
+            // With clocks and without faults it comes in its time.
+            if checked.faults > 0 || !checked.clocks {
+                steps.push(Step::Fence(id));
+            }
+            if checked.renews {
+                steps.push(Step::Renew(id));
+            }
             if checked.stays {
                 steps.extend([Step::Ask(id), Step::Hear(id)]);
                 let others = all().filter(|from| *from != id && member.asks.is_some());
