@@ -171,6 +171,7 @@ pub fn votes(poll: &Poll) -> Vec<Vote> {
             timeline: timeline.into(),
             flushed: Lsn(length.into()),
             leads: false,
+            promised: true,
         })
     };
     poll.votes.iter().enumerate().filter_map(vote).collect()

@@ -156,7 +156,7 @@ impl Member {
     /// away. An older list stays until the new one is written: who is missing in it cannot take the Lease either.
     async fn admit(&mut self, config: &AgentConfig, record: Record) -> anyhow::Result<Record> {
         let wanted: Vec<String> = (0..config.instances).map(|n| names::pod(&config.database, n)).collect();
-        let members = admitted(&self.identity.holder.pod, &wanted);
+        let members = admitted(&self.identity.holder.pod, &wanted, &record.synchronous);
         if members == record.members {
             return Ok(record);
         }

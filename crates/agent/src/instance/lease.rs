@@ -295,7 +295,10 @@ async fn keep(mut commands: mpsc::Receiver<Command>, shared: Arc<Shared>) {
                 match (result, &mut holding) {
                     (Ok(written), _) => holding = Some(Holding::new(*config, *record, written)),
                     // It may have landed.
-                    (Err(error), Some(held)) if !refused(&error) => held.unsure.extend(record.members),
+                    (Err(error), Some(held)) if !refused(&error) => {
+                        held.unsure.extend(record.members);
+                        held.ask_to_stay();
+                    }
                     _ => {}
                 }
                 if answer.is_ok() {

@@ -222,7 +222,12 @@ impl Member {
         }
         match look(self.session.as_ref()?).await {
             Ok(mut look) => {
-                look.replayed = self.memory.settled.all_replayed(&look, Instant::now());
+                let replayed = self.memory.settled.all_replayed(&look, Instant::now());
+                if replayed && !look.replayed {
+                    // What cannot be replayed is not had, whether it ends inside a record or is damaged: another one may have it whole.
+                    look.flushed = look.ends.0;
+                }
+                look.replayed = replayed;
                 self.memory.starting = None;
                 self.memory.looks = self.memory.looks.saturating_add(1);
                 self.memory.starts = 0;

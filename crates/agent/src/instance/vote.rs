@@ -275,6 +275,8 @@ impl Member {
     async fn consider(&mut self, stay: &Stay) -> Result<(), String> {
         let config = self.config.borrow().clone();
         let look = self.look().await;
+        // The API server may be away for this member as well: the holder waits two seconds at most, so only what is known counts.
+        self.memory.looked_at_holder = Some(Instant::now());
         let view = self.view(&config, look.as_ref()).await.map_err(|error| format!("{error:#}"))?;
         agree(&view.ok_or("the Lease is not known yet")?, stay)?;
         // The clock is read before the answer leaves: the holder counts from when it asked, which is earlier still.

@@ -58,6 +58,13 @@ pub async fn reconcile(schedule: Arc<BackupSchedule>, ctx: Arc<Context>) -> Resu
                 let status = status::refused(old.clone(), &old, &words, generation, now);
                 status::write(&ctx, &observed, status, apply::Said::default()).await?;
             }
+            // Or a quota on Backups that is reached would keep away what makes room.
+            if let Err(error) = apply::tidy(&ctx, &observed, forget, retention, now).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "retention, after a Backup was refused"
+                );
+            }
             return Err(error.into());
         }
     };

@@ -35,6 +35,7 @@ pub fn refused(
         let said = said.unwrap_or_else(|| condition(type_, truth, REASON, words, generation, now));
         conditions::set(&mut status.conditions, said);
     }
+    status.observed_generation = generation;
     status
 }
 

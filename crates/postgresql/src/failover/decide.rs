@@ -121,7 +121,8 @@ fn succeed(view: &View, record: Option<&Record>) -> Action {
             if !view.polled {
                 return Action::Poll;
             }
-            if !view.votes.iter().any(|v| promised(v) && record.members.contains(&v.pod)) {
+            let word = |v: &&Vote| v.term >= term && v.promised || promised(v);
+            if !view.votes.iter().filter(word).any(|v| record.members.contains(&v.pod)) {
                 return Action::Wait(format!(
                     "this pod's predecessor may still lead with the consent of {}: waiting for the promise of one of them",
                     record.members.join(", ")
@@ -133,7 +134,7 @@ fn succeed(view: &View, record: Option<&Record>) -> Action {
             said.refused = format!("{to} did not take over in time");
         }
         let holder = Some(view.me.clone());
-        let members = admitted(&view.me.pod, &view.members);
+        let members = admitted(&view.me.pod, &view.members, &record.synchronous);
         return Action::Take(Record { holder, term, members, hand_over: None, switchover, ..record.clone() });
     }
     if let Some(record) = record
@@ -242,8 +243,8 @@ fn fresh(view: &View, term: u64, system_identifier: String, timeline: u32) -> Re
         data_set: view.data_set.clone(),
         system_identifier,
         confirmations: if synchronous.is_empty() { 0 } else { record.map_or(0, |r| r.confirmations) },
+        members: admitted(&view.me.pod, &view.members, &synchronous),
         synchronous,
-        members: admitted(&view.me.pod, &view.members),
         hand_over: None,
         switchover: record.and_then(|r| r.switchover.clone()),
     }

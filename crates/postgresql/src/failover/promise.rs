@@ -64,6 +64,10 @@ pub fn answer(view: &View, call: &Call) -> Result<Promise, String> {
     if call.version < view.version {
         return Err("the Lease has changed since".into());
     }
+    // Whoever held it may live on with this member's own consent, given before it saw that the Lease is gone.
+    if view.lease.is_none() && !view.system_identifier.is_empty() && view.unchanged < view.ttl {
+        return Err("the Lease is gone: whoever held it gets its time to end".into());
+    }
     let alive = view
         .record()
         .is_some_and(|r| r.holder.is_some() && view.silent() < view.ttl && !view.holder_terminated);
@@ -98,5 +102,6 @@ pub fn vote(view: &View, call: &Call, promised: bool) -> Vote {
         timeline,
         flushed,
         leads: view.leads(),
+        promised,
     }
 }

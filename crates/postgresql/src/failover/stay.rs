@@ -36,9 +36,10 @@ pub fn whose_consent(record: &Record) -> Option<Vec<String>> {
     (!others.is_empty() && others.len() < record.members.len()).then_some(others)
 }
 
-/// The instances as the Lease of this holder names them: those that are wanted, itself among them.
-pub fn admitted(me: &str, wanted: &[String]) -> Vec<String> {
-    let mut all = wanted.to_vec();
+/// The instances as the Lease of this holder names them: those that are wanted, itself among them, and whoever still is in the
+/// synchronous set: one that is to go may be the only other one with the last commit.
+pub fn admitted(me: &str, wanted: &[String], synchronous: &[String]) -> Vec<String> {
+    let mut all = [wanted, synchronous].concat();
     all.push(me.into());
     all.sort();
     all.dedup();

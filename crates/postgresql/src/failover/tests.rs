@@ -54,6 +54,7 @@ fn vote_of(pod: &str, flushed: u64) -> Vote {
         timeline: 2,
         flushed: Lsn(flushed),
         leads: false,
+        promised: true,
     }
 }
 
@@ -444,11 +445,40 @@ fn the_namesake_of_a_holder_asks_before_it_takes_over() {
     assert_eq!(decide(&successor), Action::Poll);
     let asked = View { polled: true, ..successor.clone() };
     assert!(matches!(decide(&asked), Action::Wait(_)));
-    let silent = Vote { timeline: 0, flushed: Lsn(0), ..vote_of("orders-1", 1) };
-    assert!(matches!(decide(&View { votes: vec![silent], ..asked.clone() }), Action::Wait(_)));
-    assert!(matches!(decide(&View { votes: vec![vote_of("orders-1", 1)], ..asked }), Action::Take(_)));
+    let silent = Vote { timeline: 0, flushed: Lsn(0), promised: false, ..vote_of("orders-1", 1) };
+    assert!(matches!(decide(&View { votes: vec![silent.clone()], ..asked.clone() }), Action::Wait(_)));
+    assert!(matches!(
+        decide(&View { votes: vec![vote_of("orders-1", 1)], ..asked.clone() }),
+        Action::Take(_)
+    ));
+    // One whose volume is being filled has promised as well as any.
+    let empty = Vote { data_set: String::new(), system_identifier: String::new(), promised: true, ..silent };
+    assert!(matches!(decide(&View { votes: vec![empty], ..asked }), Action::Take(_)));
     assert!(matches!(decide(&View { holder_terminated: true, ..successor.clone() }), Action::Take(_)));
     // Alone nobody can have agreed to anything.
     let alone = Record { members: vec!["orders-0".into()], ..record() };
     assert!(matches!(decide(&View { lease: Some(alone), ..successor }), Action::Take(_)));
+}
+
+#[test]
+fn nobody_promises_right_after_the_lease_is_gone() {
+    let call = Call {
+        term: 5,
+        version: 0,
+        lease_uid: String::new(),
+        candidate: "orders-2".into(),
+        data_set: "d1".into(),
+    };
+    let gone = View { lease: None, version: 0, unchanged: Duration::from_secs(5), ..view("orders-1") };
+    assert!(answer(&gone, &call).is_err(), "it may have agreed that the holder stays");
+    assert!(answer(&View { unchanged: Duration::from_secs(6), ..gone.clone() }, &call).is_ok());
+    // Before there ever was data there is nobody to wait for.
+    assert!(answer(&View { system_identifier: String::new(), ..gone }, &call).is_ok());
+}
+
+#[test]
+fn one_that_is_to_go_is_named_while_a_commit_may_be_on_it_alone() {
+    let wanted: Vec<String> = (0..2).map(|n| format!("orders-{n}")).collect();
+    assert_eq!(admitted("orders-0", &wanted, &record().synchronous), record().members);
+    assert_eq!(admitted("orders-0", &wanted, &["orders-1".into()]), wanted);
 }

@@ -62,6 +62,9 @@ pub struct Vote {
     pub flushed: Lsn,
     /// It leads now and gives nothing away.
     pub leads: bool,
+    /// It has promised, whatever it has: an empty volume's word is as good. Agents of before do not say so.
+    #[serde(default)]
+    pub promised: bool,
 }
 
 /// Everything that the decision rests on.

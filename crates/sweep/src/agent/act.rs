@@ -230,7 +230,7 @@ impl Instance {
         let streaming: Vec<String> = streaming.into_iter().collect();
         let pods = (0..self.config.instances).map(|n| names::pod(&self.config.database, n));
         let wanted: Vec<String> = pods.filter(|p| *p != self.key.1).collect();
-        let members = admitted(&self.key.1, &wanted);
+        let members = admitted(&self.key.1, &wanted, &record.synchronous);
         let record = &Record { members, ..record.clone() };
         if self.held.as_ref().is_some_and(|held| held.record != *record)
             && !self.write_lease(record.clone()).await

@@ -5,7 +5,7 @@ use super::{
     world::World,
 };
 use holdfast_core::{
-    report::{ArchiveReport, InstanceReport, Role, STANDS, VolumeReport, VolumeStage},
+    report::{ArchiveReport, InstanceReport, PagesReport, Role, STANDS, VolumeReport, VolumeStage},
     wire::AgentConfig,
 };
 use holdfast_postgresql::settings::{self, Instance as Settings};
@@ -122,8 +122,9 @@ pub fn report(
     report.data_set.clone_from(&data.data_set);
     report.system_identifier.clone_from(&data.system_identifier);
     let quiet = doing.is_empty() && error.is_empty();
+    report.pages = Some(PagesReport { checksums: true, failures: 0 });
     match member.process {
-        Process::Down | Process::Starting => return report,
+        Process::Down | Process::Starting => return InstanceReport { pages: None, ..report },
         Process::Standby => {
             report.role = Role::Replica;
             report.ready = quiet && member.streaming;

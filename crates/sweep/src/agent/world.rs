@@ -449,6 +449,7 @@ impl World {
             timeline: if same { timeline } else { 0 },
             flushed,
             leads: self.members.get(key).is_some_and(|m| m.leads),
+            promised: server != Server::Starting,
         }
     }
 }

@@ -214,10 +214,16 @@ fn sort_conditions(object: &mut Value) {
 
 /// Messages that name the primary name any.
 fn same_primary(database: &mut Value) {
+    const TIMELINE: &str = "on timeline ";
     let name = database["metadata"]["name"].as_str().unwrap_or_default().to_string();
     let conditions = database.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
     for condition in conditions.into_iter().flatten() {
-        let message = condition["message"].as_str().unwrap_or_default();
+        let mut message = condition["message"].as_str().unwrap_or_default().to_string();
+        if let Some((before, after)) = message.split_once(TIMELINE) {
+            let after = after.trim_start_matches(|c: char| c.is_ascii_digit());
+            message = format!("{before}{TIMELINE}<timeline>{after}");
+            condition["message"] = message.clone().into();
+        }
         let rest = message.strip_prefix(&format!("{name}-"));
         let rest = rest.map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
         if let Some(rest) = rest.filter(|rest| rest.starts_with(' ')) {
