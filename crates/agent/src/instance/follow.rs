@@ -82,6 +82,7 @@ impl Member {
                 if streaming {
                     self.memory.cut_off = None;
                     self.postgres.remove_aside()?;
+                    self.mark_unnoticed(config, &look);
                     return self.tell(config, Some(&look), "", "").await;
                 }
                 let since = *self.memory.cut_off.get_or_insert_with(Instant::now);

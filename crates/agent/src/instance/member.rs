@@ -136,6 +136,8 @@ pub struct Memory {
     pub lead_since: Option<Instant>,
     /// Settings that the running standby needs at least.
     pub at_least: std::collections::BTreeMap<String, i64>,
+    /// When the WAL was last looked through for segments that nobody marked.
+    pub marked: Option<Instant>,
     /// The next turn has something to do at once.
     pub hurry: bool,
     /// What a full volume means.

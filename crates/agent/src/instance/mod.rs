@@ -29,6 +29,7 @@ mod sql;
 mod statistics;
 mod switchover;
 mod takeover;
+mod unnoticed;
 mod vote;
 mod watches;
 
