@@ -1,6 +1,7 @@
 //! What a member sees, as the product's own functions want it.
 
 use crate::{
+    checked::Checked,
     mistakes::Mistake,
     world::{Entry, Id, Members, Poll, Server, World},
 };
@@ -86,17 +87,15 @@ pub fn synchronous(set: (Members, u8)) -> Synchronous {
 }
 
 /// What a member sees. `unchanged`: for how long the Lease has not changed, by its own clock; `consent`: since it agreed that its holder stays.
-// One for each thing that a member may be wrong about.
-#[allow(clippy::too_many_arguments)]
 pub fn view(
+    checked: &Checked,
     world: &World,
     me: Id,
-    mode: DurabilityMode,
     unchanged: Duration,
     consent: Option<Duration>,
     terminated: bool,
-    mistake: Option<Mistake>,
 ) -> View {
+    let Checked { mode, mistake, .. } = *checked;
     let member = &world.members[usize::from(me)];
     let (lease, version) = match &member.holds {
         Some((entry, version)) => (Some(record(entry)), *version),

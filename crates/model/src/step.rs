@@ -281,7 +281,7 @@ fn restart(checked: &Checked, world: &mut World, id: Id) {
 fn look(checked: &Checked, world: &World, id: Id, expired: bool, terminated: bool) -> View {
     let stands = |age| if age >= expired_after() { TTL * 3 } else { Duration::ZERO };
     let consent = consent(world, id).map(stands);
-    eyes::view(world, id, checked.mode, unchanged(expired), consent, terminated, checked.mistake)
+    eyes::view(checked, world, id, unchanged(expired), consent, terminated)
 }
 
 /// A member hears that the holder wants to stay, and agrees or not; what the holder makes of it.

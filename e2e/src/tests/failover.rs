@@ -93,6 +93,17 @@ pub async fn failover_force_delete(scene: Scene) -> Result<()> {
     end(&db, writer, "the primary's pod deleted by force, then postgres killed").await
 }
 
+/// Whether a pod is a replica again, and both replicas stream.
+pub async fn follows(db: &Db, pod: &str) -> Result<Seen<()>> {
+    let recovering = db.superuser_on(pod).await?.value("select pg_is_in_recovery()").await?;
+    let sql = "select count(*) from pg_stat_replication where state = 'streaming'";
+    let streaming = db.superuser().await?.value(sql).await?;
+    Ok(match (recovering.as_str(), streaming.as_str()) {
+        ("t", "2") => Seen::Yes(()),
+        _ => Seen::NotYet(format!("in recovery {recovering}, {streaming} replicas stream")),
+    })
+}
+
 /// Waits until the deleted pod's successor streams and the Database is whole again.
 async fn rejoined(db: &Db, pod: &str, old_uid: &str) -> Result<()> {
     wait_for(&format!("{pod} to come back as a replica"), seconds(120), || async {
@@ -100,13 +111,7 @@ async fn rejoined(db: &Db, pod: &str, old_uid: &str) -> Result<()> {
         if uids.get(pod).is_none_or(|uid| uid == old_uid) {
             return Ok(Seen::NotYet("the new pod is not there".into()));
         }
-        let recovering = db.superuser_on(pod).await?.value("select pg_is_in_recovery()").await?;
-        let sql = "select count(*) from pg_stat_replication where state = 'streaming'";
-        let streaming = db.superuser().await?.value(sql).await?;
-        Ok(match (recovering.as_str(), streaming.as_str()) {
-            ("t", "2") => Seen::Yes(()),
-            _ => Seen::NotYet(format!("in recovery {recovering}, {streaming} replicas stream")),
-        })
+        follows(db, pod).await
     })
     .await?;
     db.ready().await.map(|_| ())

@@ -1,10 +1,11 @@
 //! Networks break: the API server is away, or an instance is cut off from everybody.
 
+use super::failover::follows;
 use crate::{
     client_pod::ClientPod,
     database::{Db, spec},
     runner::Scene,
-    wait::{Seen, seconds, wait_for},
+    wait::{seconds, wait_for},
     writer::{Writer, Written},
 };
 use anyhow::{Context, Result, ensure};
@@ -84,16 +85,7 @@ pub async fn api_server_away(scene: Scene) -> Result<()> {
     db.primary_other_than(&old, seconds(60)).await?;
     writer.acknowledged(40, seconds(60)).await?;
     cut(&scene, "on", uid, &from).await?;
-    wait_for(&format!("{old} to come back as a replica"), seconds(120), || async {
-        let recovering = db.superuser_on(&old).await?.value("select pg_is_in_recovery()").await?;
-        let sql = "select count(*) from pg_stat_replication where state = 'streaming'";
-        let streaming = db.superuser().await?.value(sql).await?;
-        Ok(match (recovering.as_str(), streaming.as_str()) {
-            ("t", "2") => Seen::Yes(()),
-            _ => Seen::NotYet(format!("in recovery {recovering}, {streaming} replicas stream")),
-        })
-    })
-    .await?;
+    wait_for(&format!("{old} to come back as a replica"), seconds(120), || follows(&db, &old)).await?;
     db.ready().await?;
     writer.acknowledged(40, seconds(30)).await?;
     let written = writer.stop().await?;

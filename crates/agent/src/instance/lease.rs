@@ -232,15 +232,6 @@ impl Holding {
         }));
     }
 
-    /// What became of asking the others. Waits for no answer.
-    async fn heard(&mut self) {
-        if let Some(round) = self.round.take_if(|round| round.is_finished())
-            && let Ok(Some(until)) = round.await
-        {
-            self.until = self.until.max(until);
-        }
-    }
-
     /// Time until then: no call may outlast it.
     fn left(&self) -> Duration {
         self.fence_at().saturating_sub(clock::now())
@@ -266,22 +257,20 @@ async fn keep(mut commands: mpsc::Receiver<Command>, shared: Arc<Shared>) {
         };
         let round = async {
             match holding.as_mut().and_then(|h| h.round.as_mut()) {
-                // Only that it has ended: what it says is read below.
-                Some(round) => {
-                    while !round.is_finished() {
-                        tokio::time::sleep(Duration::from_millis(20)).await
-                    }
-                }
+                Some(round) => round.await.ok().flatten(),
                 None => std::future::pending().await,
             }
         };
-        let command = tokio::select! {
-            command = commands.recv() => match command { Some(c) => Some(c), None => return },
-            () = tokio::time::sleep(wait) => None,
-            () = round => None,
+        // In this order: what the others have agreed to counts before anything is fenced.
+        let (command, heard) = tokio::select! {
+            biased;
+            until = round => (None, Some(until)),
+            command = commands.recv() => match command { Some(c) => (Some(c), None), None => return },
+            () = tokio::time::sleep(wait) => (None, None),
         };
-        if let Some(held) = &mut holding {
-            held.heard().await;
+        if let (Some(held), Some(until)) = (&mut holding, heard) {
+            held.round = None;
+            held.until = until.map_or(held.until, |until| held.until.max(until));
         }
         match command {
             Some(Command::Write { config, record, previous, reply }) => {

@@ -23,6 +23,10 @@ fn record() -> Record {
     }
 }
 
+fn call() -> Call {
+    Call { term: 5, version: 40, lease_uid: "l1".into(), candidate: "orders-2".into(), data_set: "d1".into() }
+}
+
 fn view(pod: &str) -> View {
     View {
         me: holder(pod),
@@ -241,13 +245,7 @@ fn the_synchronous_set_grows_and_required_never_empties_it() {
 
 #[test]
 fn a_promise_binds_until_the_lease_that_it_was_about_has_changed() {
-    let call = Call {
-        term: 5,
-        version: 40,
-        lease_uid: "l1".into(),
-        candidate: "orders-2".into(),
-        data_set: "d1".into(),
-    };
+    let call = call();
     let promise = answer(&view("orders-1"), &call).unwrap();
     assert!(promise.binds(&record(), 40) && promise.binds(&record(), 39));
     assert!(!promise.binds(&record(), 41), "the candidate replaces version 40 or none");
@@ -381,13 +379,7 @@ fn who_agreed_that_the_holder_stays_follows_it_for_one_more_ttl_and_promises_not
     let asked = view("orders-1");
     assert_eq!(agree(&asked, &stay()), Ok(()));
     assert_eq!(decide(&asked), Action::Poll);
-    let call = Call {
-        term: 5,
-        version: 40,
-        lease_uid: "l1".into(),
-        candidate: "orders-2".into(),
-        data_set: "d1".into(),
-    };
+    let call = call();
     assert!(answer(&asked, &call).is_ok());
     let agreed = View { consent: Some(Duration::from_secs(5)), ..asked.clone() };
     assert_eq!(decide(&agreed), Action::Follow("orders-0".into()));
@@ -462,13 +454,7 @@ fn the_namesake_of_a_holder_asks_before_it_takes_over() {
 
 #[test]
 fn nobody_promises_right_after_the_lease_is_gone() {
-    let call = Call {
-        term: 5,
-        version: 0,
-        lease_uid: String::new(),
-        candidate: "orders-2".into(),
-        data_set: "d1".into(),
-    };
+    let call = Call { version: 0, lease_uid: String::new(), ..call() };
     let gone = View { lease: None, version: 0, unchanged: Duration::from_secs(5), ..view("orders-1") };
     assert!(answer(&gone, &call).is_err(), "it may have agreed that the holder stays");
     assert!(answer(&View { unchanged: Duration::from_secs(6), ..gone.clone() }, &call).is_ok());
